@@ -1,0 +1,5 @@
+"""The one error that model code raises for a file that a person gave it."""
+
+
+class ModelError(ValueError):
+    """A weights or hand-model file is not what it must be; the message is one line that says how to mend it."""
