@@ -1,0 +1,140 @@
+"""The job of annotating, as one value: what it writes, what identifies it, and its stages."""
+
+import functools
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.crop import CropRule
+from model.mano.asset import HandModel
+from model.mano.joints import JOINT_NAMES
+from model.mano.layer import ManoLayer
+from model.predictor import Precision, Predictor
+from model.weights import LoadedWeights
+from pipeline.boxes.box_source import BoxSource
+from pipeline.flow import Flow, Stage, Step, Workers
+from pipeline.records import SCHEMA_VERSION
+from pipeline.stages.decode_and_crop import DecodeAndCrop
+from pipeline.stages.infer import Infer
+from pipeline.stages.write import Write
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Everything that decides what an annotation job writes.
+
+    boxes: finds the hands; boxes_identity: what tells it from another one (a table's URI and version).
+    meshes: none, ply or tar. unit_rows: samples per unit, None for the default rule.
+    """
+
+    weights: LoadedWeights
+    hand_model: HandModel
+    boxes: BoxSource
+    boxes_identity: str
+    side: str | None
+    crop_rule: CropRule
+    precision: Precision
+    meshes: str
+    vertices: bool
+    unit_rows: int | None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The settings that decide what is written, as plain values: what the fingerprint digests."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.weights.config.to_dict(),
+            "weights_sha256": self.weights.sha256,
+            "hand_model": self.hand_model.name,
+            "boxes": self.boxes_identity,
+            "side": self.side,
+            "crop_rule": asdict(self.crop_rule),
+            "precision": self.precision,
+            "unit_rows": self.unit_rows,
+            "meshes": self.meshes,
+            "vertices": self.vertices,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of `content`: parts of another one count as not done."""
+        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What every part says of itself; the unit's own entries are added when it is written."""
+        rule = self.crop_rule
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.weights.config.name,
+            "weights_sha256": self.weights.sha256,
+            "weights_trained": "yes" if self.weights.trained else "no",
+            "hand_model": self.hand_model.name,
+            "left_model": "mirrored_right",
+            "flat_hand_mean": "True",
+            "joint_order": ",".join(JOINT_NAMES),
+            "fingertip_vertices": ",".join(map(str, self.hand_model.fingertip_vertices)),
+            "crop_rule": f"{rule.name}: x{rule.factor:g}{', clipped first' if rule.clip_first else ''}",
+            "units": "metres, radians, pixels",
+            "axes": "x right, y down, z away; wrist at the origin; pixel centres at integers",
+            "confidence": "heatmap peak mass, uncalibrated",
+            "fingerprint": self.fingerprint,
+        }
+
+    def flow(self, output: str, workers: Workers, batch_size: int) -> Flow:
+        """Returns the stages; `output` also holds the plan, with the keys of each unit's samples.
+
+        The claims of neighbours differ: Ray would fuse stages that claim the same, and decoding would then
+        wait for inference.
+        """
+        right = self.hand_model.faces
+        crop = DecodeAndCrop(output, self.boxes, self.crop_rule, self.weights.config.input_size)
+        infer = functools.partial(
+            make_infer,
+            self.weights,
+            self.hand_model,
+            device=workers.device,
+            precision=self.precision,
+            batch_size=batch_size,
+            threads=workers.threads,
+        )
+        write = Write(
+            output,
+            meshes=self.meshes,
+            vertices=self.vertices,
+            metadata=self.metadata,
+            faces={"right": right, "left": np.ascontiguousarray(right[:, ::-1])},
+        )
+        return Flow(
+            "annotate",
+            (
+                Stage("decode_and_crop", functools.partial(_itself, crop), cpus=workers.task_cpus),
+                Stage(
+                    "infer", infer, cpus=workers.actor_cpus, gpus=workers.actor_gpus, actors=workers.actors
+                ),
+                Stage("write", functools.partial(_itself, write), cpus=workers.task_cpus / 4),
+            ),
+        )
+
+
+def _itself(step: Step) -> Step:
+    return step
+
+
+def make_infer(
+    weights: LoadedWeights,
+    hand_model: HandModel,
+    *,
+    device: str,
+    precision: Precision,
+    batch_size: int,
+    threads: int,
+) -> Infer:
+    """Builds the stage that holds the model, in the worker where it will run."""
+    torch.set_num_threads(threads)
+    layer = ManoLayer(hand_model)
+    return Infer(Predictor(weights.network, layer, device=device, precision=precision, batch_size=batch_size))

@@ -1,0 +1,30 @@
+"""The ways to learn where hands are, in one table: a new one is a file here and a line in `choose`."""
+
+from pipeline import storage
+from pipeline.boxes.box_source import BoxSource
+from pipeline.boxes.given import Given
+from pipeline.boxes.table import Table, load
+from pipeline.boxes.whole import Whole
+from pipeline.errors import ConfigError
+
+CHOICES = "given (the input carries them), whole (the image is one hand), or the URI of a table"
+
+
+def choose(boxes: str, side: str | None) -> BoxSource:
+    """Returns the box source that an option names.
+
+    Raises:
+        ConfigError: `whole` without a side, an unknown name, or a table that cannot be read.
+    """
+    if boxes == "given":
+        return Given(side)
+    if boxes == "whole":
+        if side is None:
+            raise ConfigError(
+                "--boxes whole needs --side right or --side left: the image does not say whose hand it is"
+            )
+        return Whole(side)
+    if not boxes.lower().endswith((".parquet", ".csv", ".json")):
+        raise ConfigError(f"--boxes {boxes}: must be {CHOICES} (.parquet, .csv or .json)")
+    load(storage.canonical(boxes))
+    return Table(storage.canonical(boxes), side)

@@ -1,0 +1,68 @@
+"""What can say where the hands of an image are."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.records import HandBox, Sample
+
+
+class BoxSource(Protocol):
+    """Finds the hands of a sample; one instance serves one worker."""
+
+    def asked(self, sample: Sample) -> int:
+        """Returns how many hands are asked for before the pixels are seen; 0 where only they tell."""
+
+    def find(self, sample: Sample, image: NDArray[np.uint8]) -> Sequence[HandBox | DataError]:
+        """Returns the hands of an image (RGB, upright), each one a box or the reason why it is none.
+
+        Raises:
+            DataError: what the sample says of its hands cannot be used at all.
+        """
+
+
+def parse_hand(
+    entry: Any, *, side: str | None, source: str, sample_camera: Any = None, index: int = 0
+) -> HandBox | DataError:
+    """Reads one `{bbox: [x, y, w, h], side}` of an input; `side` serves where the entry has none."""
+    if not isinstance(entry, dict):
+        return DataError("bad box", f"hand {index} is a {type(entry).__name__}, not an object")
+    bbox = numbers(entry.get("bbox"), 4)
+    if bbox is None:
+        return DataError(
+            "bad box", f"hand {index}: bbox must be [x, y, w, h], it is {entry.get('bbox')!r:.60}"
+        )
+    if not np.isfinite(bbox).all():
+        return DataError("bad box", f"hand {index}: bbox {bbox} is not finite")
+    if bbox[2] <= 0 or bbox[3] <= 0:
+        return DataError("bad box", f"hand {index}: bbox {bbox} has no area")
+    given = entry.get("side")
+    if given is None and side is None:
+        return DataError("no side", f"hand {index} has no side; --side says which it is")
+    if given is not None and given not in ("left", "right"):
+        return DataError("bad box", f"hand {index}: side must be left or right, it is {given!r:.40}")
+    camera = numbers(entry.get("camera") if entry.get("camera") is not None else sample_camera, 4)
+    score = entry.get("score")
+    return HandBox(
+        bbox=(bbox[0], bbox[1], bbox[2], bbox[3]),
+        side=given or side or "",
+        side_source="given" if given else "option",
+        bbox_source=source,
+        score=float(score) if isinstance(score, int | float) else None,
+        camera=None if camera is None else (camera[0], camera[1], camera[2], camera[3]),
+    )
+
+
+def numbers(value: Any, count: int) -> list[float] | None:
+    """Returns a list of so many numbers as floats, or None if it is anything else."""
+    if isinstance(value, str | bytes) or not hasattr(value, "__len__") or len(value) != count:
+        return None
+    if any(isinstance(item, bool) or not isinstance(item, int | float | np.number) for item in value):
+        return None
+    try:
+        return [float(item) for item in value]
+    except OverflowError:
+        return None

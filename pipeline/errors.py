@@ -1,0 +1,32 @@
+"""The errors of the pipeline.
+
+    HandoccError
+    ├── ConfigError   this request cannot be met; it stops the job before anything moves (exit status 2)
+    └── DataError     this record cannot be used; it ends in the ledger and the job goes on
+
+Anything else is a bug and crashes with its traceback.
+"""
+
+
+class HandoccError(Exception):
+    """What this project raises on purpose; the message is one line."""
+
+
+class ConfigError(HandoccError):
+    """A request that cannot be met: what is wrong, which value, and the way out."""
+
+
+class DataError(HandoccError):
+    """A record that cannot be used.
+
+    `kind` is one of a small set of stable phrases ("unreadable image"), by which rejects are counted;
+    `detail` says what is wrong with this one.
+    """
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        self.kind = kind
+        self.detail = " ".join(detail.split())[:300]
+        super().__init__(f"{kind}: {self.detail}" if self.detail else kind)
+
+    def __reduce__(self) -> tuple[type["DataError"], tuple[str, str]]:
+        return DataError, (self.kind, self.detail)

@@ -1,0 +1,93 @@
+"""A flow: its stages in reading order, which can be printed and checked before anything moves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+from pipeline.records import UnitRecord
+
+Step = Callable[[UnitRecord], UnitRecord]
+THREADS_PER_ACTOR = 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a flow.
+
+    make: builds the step; called once in every worker that runs it. It travels to the workers as it is.
+    actors: (least, most) workers that keep what `make` built; None for a stage of short tasks.
+    cpus, gpus: what one task or actor claims of a node.
+    """
+
+    name: str
+    make: Callable[[], Step]
+    cpus: float = 1.0
+    gpus: float = 0.0
+    actors: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The stages through which every unit passes."""
+
+    name: str
+    stages: tuple[Stage, ...]
+
+    def describe(self) -> str:
+        """Returns one line per stage, for a person."""
+        lines = []
+        for stage in self.stages:
+            workers = "tasks" if stage.actors is None else "{} to {} actors".format(*stage.actors)
+            gpus = f", {stage.gpus:g} GPU" if stage.gpus else ""
+            lines.append(f"  {stage.name:<16} {workers:<14} {stage.cpus:g} CPU{gpus} each")
+        return "\n".join(lines)
+
+    def check(self, cpus: float, gpus: float) -> None:
+        """Holds what the flow claims against what the cluster has.
+
+        Raises:
+            ConfigError: the actors would leave no CPU for the tasks, or there are too few GPUs.
+        """
+        claimed_cpus = sum(stage.cpus * stage.actors[0] for stage in self.stages if stage.actors)
+        claimed_gpus = sum(stage.gpus * stage.actors[0] for stage in self.stages if stage.actors)
+        largest = max((stage.cpus for stage in self.stages if not stage.actors), default=0.0)
+        if claimed_cpus + largest > cpus:
+            raise ConfigError(
+                f"the actors claim {claimed_cpus:g} of {cpus:g} CPUs and a task needs {largest:g}: lower --actors"
+            )
+        if claimed_gpus > gpus:
+            raise ConfigError(
+                f"the actors claim {claimed_gpus:g} GPUs, the cluster has {gpus:g}: "
+                "lower --actors or --gpus-per-actor"
+            )
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How a flow spreads over a cluster: what each task and each actor claims, and how many actors there are."""
+
+    task_cpus: float
+    actor_cpus: float
+    actor_gpus: float
+    actors: tuple[int, int]
+    threads: int
+    device: str
+
+
+def spread(
+    cpus: float, gpus: float, *, actors: tuple[int, int] | None, gpus_per_actor: float | None
+) -> Workers:
+    """Chooses the workers for a cluster: an actor per GPU, or one for every eight CPUs where there are none.
+
+    An actor on CPUs claims less than it uses, so that a CPU is left for tasks: two pools that claimed one CPU
+    each would hang on a machine of two.
+    """
+    task_cpus = 1.0 if cpus >= 2 else 0.5
+    if gpus > 0 and gpus_per_actor != 0:
+        share = gpus_per_actor or 1.0
+        count = max(1, int(gpus / share))
+        return Workers(task_cpus, 0.3, share, actors or (count, count), THREADS_PER_ACTOR, "cuda")
+    count = max(1, int(cpus) // THREADS_PER_ACTOR)
+    most = actors[1] if actors else count
+    threads = max(1, min(THREADS_PER_ACTOR, int(cpus) // most))
+    return Workers(task_cpus, 0.45 * threads, 0.0, actors or (count, count), threads, "cpu")

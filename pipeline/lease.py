@@ -1,0 +1,95 @@
+"""One driver per output: a lease that is taken by a create-only write, renewed, and expires.
+
+The lease is the file of the highest number in `OUTPUT/lease/`. Whoever creates the next number holds it, so
+that of several who find an expired lease exactly one wins.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.errors import ConfigError
+
+LIFETIME_S = 60.0
+
+
+def _process() -> dict[str, Any]:
+    """Identifies this process on this boot of this machine."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "boot": _boot(), "pid": pid, "started": _started(pid)}
+
+
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _started(pid: int) -> str:
+    """Returns when a process started, in the kernel's ticks; empty when it does not run (or has no /proc)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Says whether the holder was a process of this very machine and boot that has ended."""
+    here = _process()
+    if not here["boot"] or (holder["host"], holder["boot"]) != (here["host"], here["boot"]):
+        return False
+    return _started(int(holder["pid"])) != str(holder["started"])
+
+
+@contextlib.contextmanager
+def hold(output: str, lifetime_s: float = LIFETIME_S) -> Iterator[None]:
+    """Holds the output for this process, or says who does.
+
+    Raises:
+        ConfigError: another driver holds it.
+    """
+    folder = storage.join(output, "lease")
+    number = 0
+    for file in storage.list_files(folder):
+        number = max(number, int(storage.name_of(file.uri).removesuffix(".json")))
+        holder = json.loads(storage.read(file.uri))
+        if holder["released"] or _is_dead(holder) or holder["expires"] < time.time():
+            continue
+        raise ConfigError(
+            f"{output}: process {holder['pid']} on {holder['host']} is writing there; wait for it to end "
+            f"(its lease runs out {max(0.0, holder['expires'] - time.time()):.0f} s after its last sign of life)"
+        )
+    mine = storage.join(folder, f"{number + 1:06d}.json")
+    identity = {**_process(), "token": uuid.uuid4().hex}
+
+    def content(released: bool) -> bytes:
+        text = json.dumps({**identity, "expires": time.time() + lifetime_s, "released": released})
+        return text.encode()
+
+    if not storage.put_new(mine, content(False)):
+        raise ConfigError(f"{output}: another driver has just started there")
+    for file in storage.list_files(folder):
+        if storage.name_of(file.uri) < storage.name_of(mine):
+            storage.delete(file.uri)
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(lifetime_s / 4):
+            storage.put(mine, content(False))
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        storage.put(mine, content(True))

@@ -1,0 +1,108 @@
+"""Runs a flow on Ray Data: one unit is one row of the dataset, through every stage."""
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipeline.flow import Flow, Stage, Step
+from pipeline.records import Counts, Unit, UnitRecord, from_ipc, to_ipc
+
+Row = dict[str, Any]
+
+
+def to_row(record: UnitRecord) -> Row:
+    """Returns a record as one row; the crops stay an array, which Ray hands on without copying."""
+    return {
+        "unit": record.unit.to_json(),
+        "ledger": to_ipc(record.ledger),
+        "hands": to_ipc(record.hands),
+        "crops": record.crops,
+        "counts": record.counts.to_json(),
+        "seconds": json.dumps(dict(record.seconds)),
+    }
+
+
+def from_row(row: Row) -> UnitRecord:
+    """Returns the record of a row; at the start a row holds nothing but its unit."""
+    if len(row) == 1:
+        return UnitRecord(Unit(**json.loads(row["unit"])))
+    return UnitRecord(
+        unit=Unit(**json.loads(row["unit"])),
+        ledger=from_ipc(row["ledger"]),
+        hands=from_ipc(row["hands"]),
+        crops=np.asarray(row["crops"]),
+        counts=Counts.from_json(row["counts"]),
+        seconds=json.loads(row["seconds"]),
+    )
+
+
+class _Actor:
+    """Keeps what a stage built, for all the units that come to this worker."""
+
+    def __init__(self, make: Any) -> None:
+        self.step: Step = ray.get(make)()
+
+    def __call__(self, row: Row) -> Row:
+        return to_row(self.step(from_row(row)))
+
+
+@functools.cache
+def _made(make: Any) -> Step:
+    step: Step = ray.get(make)()
+    return step
+
+
+def _task(row: Row, make: Any) -> Row:
+    return to_row(_made(make)(from_row(row)))
+
+
+def _add_stage(dataset: Any, stage: Stage) -> Any:
+    # What a stage is made of may be large (weights): it lies once in the object store.
+    make = ray.put(stage.make)
+    if stage.actors is None:
+        return dataset.map(_task, fn_kwargs={"make": make}, num_cpus=stage.cpus)
+    least, most = stage.actors
+    return dataset.map(
+        _Actor,
+        fn_constructor_args=(make,),
+        num_cpus=stage.cpus,
+        num_gpus=stage.gpus or None,
+        compute=ActorPoolStrategy(min_size=least, max_size=most),
+    )
+
+
+def run(flow: Flow, units: Iterable[Unit]) -> Iterator[UnitRecord]:
+    """Yields each unit's record when it has passed every stage, in the order in which they finish."""
+    quiet()
+    context = DataContext.get_current()
+    # A block holds one unit: it must be neither split nor merged.
+    context.target_max_block_size = None
+    rows = [{"unit": unit.to_json()} for unit in units]
+    if not rows:
+        return
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    for stage in flow.stages:
+        dataset = _add_stage(dataset, stage)
+    for row in dataset.iter_rows():
+        yield from_row(row)
+
+
+def quiet() -> None:
+    """Keeps Ray Data's progress bars and notices off the console: the job shows its own."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def in_parallel(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """Returns the function's results for each item, computed as Ray tasks, in order."""
+    task = ray.remote(num_cpus=0.5)(function)
+    results: list[Any] = ray.get([task.remote(item) for item in items])
+    return results

@@ -1,0 +1,34 @@
+"""Loose images below a folder; the key is the path below the folder."""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline import storage
+from pipeline.errors import DataError
+from pipeline.records import Sample, Unit
+from pipeline.sources.source import Extent, Input, Source
+
+ENDINGS = frozenset(
+    [
+        *(".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
+        *(".gif", ".jp2", ".avif", ".heic", ".heif"),
+    ]
+)
+
+
+def probe(folder: Input) -> Extent:
+    """Returns the images as they were listed."""
+    return Extent(keys=[storage.key_below(folder.uri, file.uri) for file in folder.files])
+
+
+def read(unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
+    """Yields one sample per file, still encoded."""
+    for key in keys:
+        try:
+            yield Sample(key=key, image=storage.read(storage.below(unit.input, key)))
+        except FileNotFoundError:
+            yield Sample(key=key, error=DataError("missing file", "it was there when the job was planned"))
+        except OSError as error:
+            yield Sample(key=key, error=DataError("unreadable file", str(error)))
+
+
+SOURCE = Source("images", ENDINGS, probe, read, one_object=False)

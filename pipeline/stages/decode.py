@@ -1,0 +1,79 @@
+"""From encoded bytes to upright RGB pixels, as a person who opens the file sees them."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.errors import DataError
+
+MAX_PIXELS = 200_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
+
+# What Pillow's decoders raise for bytes that are not what they claim to be.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decodes an image to uint8 [H, W, 3], RGB.
+
+    EXIF orientation is applied; grey, palette, CMYK and 16-bit images become 8-bit RGB (16-bit values by their
+    high byte); transparency is laid over white; of an animation the first frame counts.
+
+    Raises:
+        DataError: the bytes are no image, a damaged one, or one of more than `MAX_PIXELS` pixels.
+    """
+    if not data:
+        raise DataError("unreadable image", "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise DataError("image too large", f"{width}x{height} pixels; at most {MAX_PIXELS}")
+                image.load()
+                upright = _upright(image)
+                return np.ascontiguousarray(_rgb(upright))
+    except UnidentifiedImageError as error:
+        raise DataError("unreadable image", f"no image format that is known ({data[:8]!r})") from error
+    except _BROKEN as error:
+        raise DataError("unreadable image", str(error) or type(error).__name__) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (*_BROKEN, AttributeError, ZeroDivisionError):
+        # A damaged EXIF block says nothing of the pixels, which are whole.
+        return image
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+            raise DataError("unreadable image", f"values of mode {image.mode} have no meaning as grey levels")
+        grey = (values.astype(np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))

@@ -1,0 +1,143 @@
+"""The first stage: reads a unit's samples, finds their hands, and cuts the network's crops."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from model.crop import CropAffine, CropRule, crop_affine, crop_box, crop_image, to_uint8
+from model.errors import ModelError
+from pipeline.boxes.box_source import BoxSource
+from pipeline.errors import DataError
+from pipeline.records import HANDS, LEDGER, Counts, HandBox, Sample, Unit, UnitRecord, no_crops
+from pipeline.sources import SOURCES
+from pipeline.stages.decode import decode_image
+from pipeline.units import load_keys
+
+
+@dataclass(frozen=True)
+class DecodeAndCrop:
+    """Turns a unit into crops and a ledger; a full frame never leaves this stage.
+
+    output: where the plan lies, with the keys of the unit's samples.
+    """
+
+    output: str
+    boxes: BoxSource
+    crop_rule: CropRule
+    crop_size: int
+
+    def __call__(self, record: UnitRecord) -> UnitRecord:
+        started = time.perf_counter()
+        unit, page = record.unit, _Page(record.unit)
+        keys = load_keys(self.output, unit)
+        for sample in SOURCES[unit.source].read(unit, keys):
+            self._take(sample, page)
+        if unit.damage is not None:
+            page.reject(None, None, DataError("damaged input", unit.damage), "read")
+        ledger = pa.Table.from_pylist(page.ledger, schema=LEDGER)
+        taken = UnitRecord(
+            unit=unit,
+            ledger=ledger,
+            hands=pa.Table.from_pylist(page.hands, schema=HANDS),
+            crops=np.stack(page.crops) if page.crops else no_crops(self.crop_size),
+            counts=Counts.of_ledger(ledger),
+            seconds=record.seconds,
+        )
+        return taken.timed("decode_and_crop", time.perf_counter() - started)
+
+    def _take(self, sample: Sample, page: "_Page") -> None:
+        """Enters one sample: its hands as crops, or why it has none."""
+        try:
+            image = self._image(sample)
+            found = self.boxes.find(sample, image)
+        except DataError as error:
+            asked = self.boxes.asked(sample)
+            stage = "decode" if error.kind not in ("no boxes", "bad box") else "boxes"
+            for index in range(asked) if asked else [None]:
+                page.reject(sample, index, error, stage)
+            return
+        if not found:
+            page.enter(sample, None, "no_hand")
+        for index, hand in enumerate(found):
+            try:
+                if isinstance(hand, DataError):
+                    raise hand
+                page.add(sample, index, hand, *self._crop(image, hand), image.shape)
+            except DataError as error:
+                page.reject(sample, index, error, "boxes")
+
+    def _image(self, sample: Sample) -> NDArray[np.uint8]:
+        if sample.error is not None:
+            raise sample.error
+        return decode_image(sample.image) if isinstance(sample.image, bytes) else sample.image
+
+    def _crop(self, image: NDArray[np.uint8], hand: HandBox) -> tuple[NDArray[np.uint8], CropAffine]:
+        """Returns the crop, left hands mirrored, and where it lies."""
+        height, width = image.shape[:2]
+        box = crop_box(hand.bbox, width, height, self.crop_rule)
+        if box is None:
+            raise DataError("box outside", f"bbox {list(hand.bbox)} does not touch the {width}x{height} image")
+        affine = crop_affine(box, self.crop_size, image_width=width, flip=hand.side == "left")
+        try:
+            return to_uint8(crop_image(image, affine)), affine
+        except ModelError as error:
+            raise DataError("box too large", str(error)) from error
+
+
+class _Page:
+    """A unit's account while it is read: one ledger row per hand asked for and per sample without any."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.ledger: list[dict[str, Any]] = []
+        self.hands: list[dict[str, Any]] = []
+        self.crops: list[NDArray[np.uint8]] = []
+
+    def enter(self, sample: Sample | None, index: int | None, status: str, **more: str) -> None:
+        row: dict[str, Any] = {"source": self.unit.input, "hand_index": index, "status": status, **more}
+        if sample is not None:
+            row |= {"key": sample.key, "frame_index": sample.frame_index, "timestamp": sample.timestamp}
+        self.ledger.append(row)
+
+    def reject(self, sample: Sample | None, index: int | None, error: DataError, stage: str) -> None:
+        self.enter(sample, index, "rejected", stage=stage, reason=str(error))
+
+    def add(
+        self,
+        sample: Sample,
+        index: int,
+        hand: HandBox,
+        crop: NDArray[np.uint8],
+        affine: CropAffine,
+        shape: Sequence[int],
+    ) -> None:
+        place = sample.key if sample.frame_index is None else str(sample.frame_index)
+        self.hands.append(
+            {
+                "instance_id": f"{self.unit.input}#{place}#{index}",
+                "source": self.unit.input,
+                "key": sample.key,
+                "frame_index": sample.frame_index,
+                "timestamp": sample.timestamp,
+                "hand_index": index,
+                "side": hand.side,
+                "side_source": hand.side_source,
+                "image_width": shape[1],
+                "image_height": shape[0],
+                "bbox": list(hand.bbox),
+                "bbox_score": hand.score,
+                "bbox_source": hand.bbox_source,
+                "camera": None if hand.camera is None else list(hand.camera),
+                "camera_source": None if hand.camera is None else "given",
+                "crop_to_image": affine.crop_to_image.reshape(-1).tolist(),
+                "mirrored": hand.side == "left",
+                "ledger_row": len(self.ledger),
+            }
+        )
+        self.crops.append(crop)
+        self.enter(sample, index, "annotated")

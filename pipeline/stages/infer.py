@@ -1,0 +1,87 @@
+"""The second stage: holds the model and turns crops into annotations."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from model.crop import joints_to_image
+from model.predictor import Predictions, Predictor
+from pipeline.errors import DataError
+from pipeline.records import ANNOTATIONS, HANDS, Counts, UnitRecord, no_crops
+
+
+class Infer:
+    """Runs the predictor over a unit's crops; a hand whose numbers are not finite is rejected."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    def __call__(self, record: UnitRecord) -> UnitRecord:
+        started = time.perf_counter()
+        size = record.crops.shape[1]
+        annotations, ledger = ANNOTATIONS.empty_table(), record.ledger
+        if record.hands.num_rows:
+            mirrored = record.hands.column("mirrored").to_numpy()
+            predictions = self.predictor(record.crops, mirrored)
+            finite = predictions.finite()
+            annotations = annotate(record.hands, predictions, size).filter(pa.array(finite))
+            ledger = _reject(ledger, record.hands.column("ledger_row").to_numpy()[~finite])
+        done = replace(
+            record, hands=annotations, ledger=ledger, crops=no_crops(size), counts=Counts.of_ledger(ledger)
+        )
+        return done.timed("infer", time.perf_counter() - started)
+
+
+def annotate(hands: pa.Table, predictions: Predictions, crop_size: int) -> pa.Table:
+    """Joins what is known of each hand with what was predicted; returns an ANNOTATIONS table."""
+    in_crop = predictions.joints_2d * crop_size
+    affines = np.array(hands.column("crop_to_image").to_pylist(), np.float64).reshape(-1, 2, 3)
+    joints_2d = np.stack(
+        [joints_to_image(joints, affine) for joints, affine in zip(in_crop, affines, strict=True)]
+    )
+    columns: Mapping[str, NDArray[Any]] = {
+        "global_orient": predictions.global_orient,
+        "hand_pose": predictions.hand_pose,
+        "betas": predictions.betas,
+        "joints": predictions.joints,
+        "joints_2d": joints_2d,
+        "vertices": predictions.vertices,
+        "confidence": predictions.confidence,
+        "joint_confidence": predictions.joint_confidence,
+    }
+    arrays = []
+    for item in ANNOTATIONS:
+        if item.name in columns:
+            arrays.append(fixed_lists(columns[item.name], item.type))
+        elif item.name in HANDS.names:
+            arrays.append(hands.column(item.name).combine_chunks())
+        else:
+            arrays.append(pa.nulls(hands.num_rows, item.type))
+    return pa.Table.from_arrays(arrays, schema=ANNOTATIONS)
+
+
+def fixed_lists(values: NDArray[Any], dtype: pa.DataType) -> pa.Array:
+    """Returns [n, …] numbers as an Arrow array of (nested) fixed-size lists."""
+    array = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
+    sizes = []
+    while pa.types.is_fixed_size_list(dtype):
+        sizes.append(dtype.list_size)
+        dtype = dtype.value_type
+    for size in reversed(sizes):
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
+
+
+def _reject(ledger: pa.Table, rows: NDArray[np.int32]) -> pa.Table:
+    if not len(rows):
+        return ledger
+    entries = ledger.to_pylist()
+    for row in rows:
+        reason = str(DataError("non-finite prediction", "the network gave NaN or infinity for this crop"))
+        entries[row] |= {"status": "rejected", "stage": "infer", "reason": reason}
+    return pa.Table.from_pylist(entries, schema=ledger.schema)

@@ -1,0 +1,79 @@
+"""What the tests share: the command as a person runs it, a small labelled set, and where local material lies."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+Handocc = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Local material that is not part of the project: real photographs, recorded numbers."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the local material is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def handocc() -> Handocc:
+    """Runs `handocc …` in a process of its own and returns what came of it."""
+
+    def run(*arguments: str | Path, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+            cwd=REPOSITORY,
+            env={**os.environ, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of twelve labelled synthetic pictures each, left and right hands."""
+    from model.mano.synthetic import synthetic_hand
+    from pipeline.records import UnitRecord
+    from pipeline.synthesis.sample import SceneSpec
+    from pipeline.synthesis.shards import MakeShard, plan_shards
+
+    folder = tmp_path_factory.mktemp("shards")
+    make = MakeShard(str(folder), 3, SceneSpec(size=160, vertices=True), synthetic_hand())
+    for unit in plan_shards(str(folder), count=24, seed=3, per_shard=12):
+        make(UnitRecord(unit))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def annotated(tmp_path_factory: pytest.TempPathFactory, shards: Path, handocc: Handocc) -> Path:
+    """Two shards annotated, with vertices and meshes; the second one is cut in the middle of a sample."""
+    folder = tmp_path_factory.mktemp("annotate")
+    for shard in sorted(shards.glob("*.tar")):
+        shutil.copy(shard, folder)
+    last = sorted(folder.glob("*.tar"))[-1]
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    out = folder / "out"
+    options = "--model tiny --weights random:0 --vertices --meshes tar".split()
+    done = handocc("annotate", f"{folder}/*.tar", "--output", out, *options)
+    assert done.returncode == 1, done.stderr
+    assert "untrained" in done.stderr
+    assert f"results: file://{out}" in done.stdout
+    return out

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.inputs import expand, expand_braces, find_inputs
+
+
+def test_braces_and_lists_are_expanded_in_order(tmp_path: Path) -> None:
+    assert list(expand_braces("s-{08..11}.tar")) == ["s-08.tar", "s-09.tar", "s-10.tar", "s-11.tar"]
+    assert list(expand_braces("{a,b}/{1..2}")) == ["a/1", "a/2", "b/1", "b/2"]
+    listed = tmp_path / "list.txt"
+    listed.write_text("# shards\n/x/a.tar\n\n/x/{0..1}.tar\n/x/a.tar\n")
+    assert expand([f"@{listed}"]) == ["file:///x/a.tar", "file:///x/0.tar", "file:///x/1.tar"]
+
+
+def test_a_folder_gives_its_images_together_and_its_shards_one_by_one(tmp_path: Path) -> None:
+    for name in ("a.jpg", "deep/b.PNG", "c.tar", "d.parquet", "notes.txt", ".hidden.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    inputs, passed_over = find_inputs([str(tmp_path)])
+    assert [(item.source, len(item.files)) for item in inputs] == [
+        ("images", 2),
+        ("webdataset", 1),
+        ("parquet", 1),
+    ]
+    assert [uri.rsplit("/", 1)[-1] for uri in passed_over] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [("nowhere", "no such file or folder"), ("*.nothing", "nothing matches"), ("a.xyz", "no source reads")],
+)
+def test_an_argument_that_names_nothing_is_an_error(tmp_path: Path, argument: str, says: str) -> None:
+    (tmp_path / "a.xyz").write_bytes(b"")
+    with pytest.raises(ConfigError, match=says):
+        find_inputs([f"{tmp_path}/{argument}"])
+
+
+def test_names_with_odd_characters_keep_their_files_apart(tmp_path: Path) -> None:
+    names = ["50% off.jpg", "a#b.jpg", "a?b.jpg", "ü~.jpg", "50%25 off.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    inputs, _ = find_inputs([str(tmp_path)])
+    from pipeline import storage
+
+    found = {storage.key_below(inputs[0].uri, file.uri): storage.read(file.uri) for file in inputs[0].files}
+    assert found == {name: name.encode() for name in names}
+    assert all(storage.read(storage.below(inputs[0].uri, name)) == name.encode() for name in names)

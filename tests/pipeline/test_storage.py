@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage
+from pipeline.errors import ConfigError
+
+
+def test_canonical_uris_are_absolute_and_carry_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.canonical("a/../b.tar") == f"file://{tmp_path}/b.tar"
+    assert storage.canonical("S3://key:secret@bucket/a/b?x=y") == "s3://bucket/a/b"
+    assert storage.canonical(storage.canonical("a b%.tar")) == storage.canonical("a b%.tar")
+
+
+def test_an_object_is_replaced_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
+    uri = str(tmp_path / "deep" / "x")
+    storage.put(uri, b"one")
+    storage.put(uri, b"two")
+    assert storage.read(uri) == b"two"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x"]
+
+
+def test_a_create_only_write_happens_once(tmp_path: Path) -> None:
+    uri = str(tmp_path / "x")
+    assert storage.put_new(uri, b"first")
+    assert not storage.put_new(uri, b"second")
+    assert storage.read(uri) == b"first"
+
+
+def test_what_a_killed_writer_left_is_neither_listed_nor_kept(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / f"{storage.TEMPORARY_PREFIX}abc").write_bytes(b"half")
+    (tmp_path / "sub" / "whole").write_bytes(b"whole")
+    assert [storage.name_of(file.uri) for file in storage.list_files(str(tmp_path))] == ["whole"]
+    assert storage.sweep(str(tmp_path)) == 1
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["whole"]
+
+
+def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match="cannot write there"):
+        storage.require_writable(str(tmp_path / "file" / "below"))
+
+
+def test_an_unknown_kind_of_location_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError, match="cannot open nosuch://"):
+        storage.stat("nosuch://bucket/x")

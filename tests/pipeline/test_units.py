@@ -1,0 +1,99 @@
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage
+from pipeline.inputs import find_inputs
+from pipeline.sources import SOURCES
+from pipeline.sources.source import Extent, Input
+from pipeline.units import Settled, load_keys, load_plan, rows_per_unit, settle, unit_id, within
+
+
+def probe(inputs: Sequence[Input]) -> list[Extent]:
+    return [SOURCES[item.source].probe(item) for item in inputs]
+
+
+def plan(output: Path, *arguments: Path, rows: int | None = 3) -> Settled:
+    inputs, _ = find_inputs([str(argument) for argument in arguments])
+    return settle(str(output), inputs, unit_rows=rows, crop_size=128, probe=probe)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for number in range(7):
+        path = folder / f"{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * number)
+    return folder
+
+
+def test_an_id_holds_no_slash_and_no_leading_dot() -> None:
+    for uri in ("s3://user:secret@bucket/a/b c.tar?x=1", "/data/.hidden", "/ü/" + "long" * 50):
+        name = unit_id(uri, 0, 12)
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,79}-[0-9a-f]{16}-00000000-00000012", name)
+    assert unit_id("s3://user:secret@bucket/a", 0, 1) == unit_id("s3://bucket/a", 0, 1)
+
+
+def test_every_image_is_in_exactly_one_unit(tmp_path: Path, folder: Path) -> None:
+    settled = plan(tmp_path / "out", folder)
+    keys = [key for unit in settled.units for key in load_keys(str(tmp_path / "out"), unit)]
+    assert sorted(keys) == ["0/0.jpg", "0/2.jpg", "0/4.jpg", "0/6.jpg", "1/1.jpg", "1/3.jpg", "1/5.jpg"]
+    assert [(unit.first, unit.last) for unit in settled.units] == [(0, 3), (3, 6), (6, 7)]
+
+
+def test_a_new_image_never_shifts_old_units(tmp_path: Path, folder: Path) -> None:
+    output = tmp_path / "out"
+    before = plan(output, folder)
+    (folder / "0" / "1.jpg").write_bytes(b"new")
+    after = plan(output, folder)
+    assert after.units[: len(before.units)] == before.units
+    assert load_keys(str(output), after.units[-1]) == ["0/1.jpg"]
+    assert (after.units[-1].first, after.units[-1].last) == (7, 8)
+
+
+def test_a_changed_image_changes_its_unit_alone(tmp_path: Path, folder: Path) -> None:
+    output = tmp_path / "out"
+    before = plan(output, folder)
+    (folder / "1" / "5.jpg").write_bytes(b"something else")
+    after = plan(output, folder)
+    changed = [new.unit_id for old, new in zip(before.units, after.units, strict=True) if old != new]
+    assert changed == [before.units[2].unit_id]
+    assert after.changed == (before.units[2].unit_id,)
+
+
+def test_a_removed_input_is_named_and_keeps_its_units(tmp_path: Path, shards: Path) -> None:
+    output = tmp_path / "out"
+    first, second = sorted(shards.glob("*.tar"))
+    plan(output, first, second)
+    after = plan(output, second)
+    assert after.removed == (storage.canonical(str(first)),)
+    assert len(after.units) == 8
+    assert {unit.input for unit in after.units if unit.unit_id in after.requested} == {
+        storage.canonical(str(second))
+    }
+
+
+def test_a_changed_shard_is_planned_anew_as_a_whole(tmp_path: Path, shards: Path) -> None:
+    output, copy = tmp_path / "out", tmp_path / "copy.tar"
+    first, second = sorted(shards.glob("*.tar"))
+    copy.write_bytes(first.read_bytes())
+    assert len(plan(output, copy).units) == 4
+    copy.write_bytes(second.read_bytes()[: second.stat().st_size // 2])
+    after = plan(output, copy)
+    assert after.changed == (storage.canonical(str(copy)),)
+    assert after.units[-1].damage is not None
+    assert {unit.version for unit in load_plan(str(output))} == {after.units[0].version}
+
+
+def test_a_limit_takes_whole_units(tmp_path: Path, folder: Path) -> None:
+    units = plan(tmp_path / "out", folder).units
+    assert [len(within(units, limit)) for limit in (1, 3, 4, 100, None)] == [1, 1, 2, 3, 3]
+
+
+def test_small_jobs_are_cut_finer_than_256_mib() -> None:
+    assert rows_per_unit(10, 256) == 16
+    assert rows_per_unit(6400, 256) == 100
+    assert rows_per_unit(10**8, 256) == (256 << 20) // (256 * 256 * 3)
