@@ -1,0 +1,48 @@
+# make demo | test | test-all | lint: each sets up what it needs in .venv, pinned by constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo-output
+
+# The tests' clusters are this machine's alone; OpenCV, BLAS and torch must not each take every core.
+export RAY_AUTH_MODE ?= disabled
+
+.PHONY: demo test test-all test-rest lint format clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	rm -rf $(DEMO)
+	$(BIN)/handocc synthesize --output $(DEMO)/shards --count 24 --seed 7 --per-shard 8 --vertices --split demo
+	$(BIN)/handocc annotate '$(DEMO)/shards/*.tar' --output $(DEMO)/hands --model tiny --weights random:0 --meshes tar --vertices
+	$(BIN)/handocc report $(DEMO)/hands --count 16
+	$(BIN)/handocc status $(DEMO)/hands
+	@echo
+	@echo "annotations  $(DEMO)/hands/annotations/*.parquet"
+	@echo "meshes       $(DEMO)/hands/meshes/*.tar"
+	@echo "ledger       $(DEMO)/hands/ledger/*.parquet"
+	@echo "pictures     $(DEMO)/hands/report/gallery-00.png"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-rest: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-rest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,250 @@
+"""`handocc annotate`: hands in images to MANO parameters, joints and meshes."""
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from jobs import exits, record, work
+from jobs.cluster import Resources
+from jobs.console import say, some
+from jobs.model_choice import ModelChoice, choose_crop_rule, choose_model
+from jobs.options import option
+from model.predictor import Precision
+from pipeline import boxes, lease, storage
+from pipeline.annotation import Annotation
+from pipeline.errors import ConfigError
+from pipeline.flow import Flow, spread
+from pipeline.inputs import find_inputs
+from pipeline.records import Counts
+from pipeline.sinks.parts import committed, drop_orphans
+from pipeline.sources import SOURCES
+from pipeline.sources.source import Extent, Input
+from pipeline.units import Settled, settle, within
+
+ENOUGH_TO_JUDGE = 100
+
+
+@dataclass(frozen=True)
+class Options:
+    """Annotates every hand in images: MANO parameters, 21 joints and, on request, a 778-vertex mesh."""
+
+    inputs: tuple[str, ...] = option(
+        help="folders, .tar shards, .parquet tables, globs, {00..99}, @list.txt", positional=True
+    )
+    output: str = option(
+        help="folder or URI that takes the results; the same command continues what is there"
+    )
+    boxes: str = option("given", help=f"where hands are: {boxes.CHOICES}")
+    side: Literal["right", "left"] | None = option(None, help="whose hand it is, where the boxes do not say")
+    box_scale: float | None = option(
+        None, help="how far a box is enlarged, in place of the crop rule's factor"
+    )
+    model: str | None = option(None, help="paper, release or tiny; weights of ours know theirs")
+    weights: str | None = option(None, help="a checkpoint, or random:SEED for an untrained network")
+    mano: str | None = option(
+        None, help="MANO_RIGHT.pkl, checkpoint or synthetic; default: what the weights say"
+    )
+    meshes: Literal["none", "ply", "tar"] = option("none", help="meshes as files or as one tar per unit")
+    vertices: bool = option(False, help="write the 778 vertices into the Parquet as well")
+    unit_rows: int | None = option(None, help="samples per unit of work; default: at most 256 MiB of crops")
+    batch_size: int | None = option(None, help="crops per forward pass; default 16 on CPUs, 64 on GPUs")
+    precision: Precision = option("fp32", help="arithmetic of the network")
+    actors: str | None = option(
+        None, help="workers that hold the model, N or MIN:MAX; default: by what is there"
+    )
+    gpus_per_actor: float | None = option(None, help="default 1 where there are GPUs; 0 leaves them alone")
+    limit: int | None = option(None, help="stop after the units that hold the first N samples")
+    dry_run: bool = option(False, help="print the plan and stop")
+    overwrite: bool = option(False, help="do anew what another job left in the output")
+    retry_rejected: bool = option(False, help="do the units anew in which something was rejected")
+    max_reject_rate: float | None = option(
+        None, help="stop when a larger share of samples is rejected (status 4)"
+    )
+    address: str | None = option(None, help="a Ray cluster; default: this machine")
+
+
+def run(options: Options) -> int:
+    """Checks the request, plans, runs what is left of the plan, and says what came of it."""
+    started = time.monotonic()
+    _check(options)
+    choice = choose_model(options.model, options.weights, options.mano)
+    job = annotation(options, choice)
+    inputs, passed_over = find_inputs(options.inputs)
+    output = storage.canonical(options.output)
+    if not options.overwrite:
+        record.require_same(output, job.content, job.fingerprint)
+    for remark in choice.remarks:
+        say(f"note: {remark}")
+    if passed_over:
+        say(f"note: {len(passed_over)} files of other kinds are passed over: {some(passed_over)}")
+    if options.dry_run:
+        return _dry_run(options, job, inputs, output)
+    storage.require_writable(output)
+    with lease.hold(output):
+        storage.sweep(output)
+        if options.overwrite:
+            record.forget_other(output, job.fingerprint)
+        settled = _plan(options, job, inputs, output)
+        units = within([unit for unit in settled.units if unit.unit_id in settled.requested], options.limit)
+        done = {name: part.counts for name, part in committed(output, settled.units, job.fingerprint).items()}
+        if options.retry_rejected:
+            done = {name: counts for name, counts in done.items() if not counts.rejects}
+        left = [unit for unit in units if unit.unit_id not in done]
+        record.write(output, "job.json", _job_json(options, choice, job, settled))
+        outcome = work.carry_out(
+            functools.partial(_flow, options, job, output),
+            left,
+            address=options.address,
+            stop=functools.partial(_too_many_rejects, options.max_reject_rate),
+        )
+        total = sum(done.values(), outcome.counts)
+        unfinished = len(settled.units) - len(done) - outcome.units
+        summary = work.summary(total, outcome, time.monotonic() - started, list(choice.remarks))
+        if unfinished:
+            storage.delete(storage.join(output, "summary.json"))
+        else:
+            record.write(output, "summary.json", summary | {"units": len(settled.units)})
+        work.show(output, summary, unfinished)
+    if outcome.stopped:
+        say(
+            f"stopped by --max-reject-rate: {outcome.counts.samples_rejected} of {outcome.counts.samples} rejected"
+        )
+        return exits.STOPPED
+    return exits.REJECTS if total.rejects else exits.DONE
+
+
+def _check(options: Options) -> None:
+    """Refuses values that no job can run with."""
+    for name in ("unit_rows", "batch_size", "limit"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if options.max_reject_rate is not None and not 0 <= options.max_reject_rate <= 1:
+        raise ConfigError(f"--max-reject-rate {options.max_reject_rate:g}: must be between 0 and 1")
+    if options.gpus_per_actor is not None and options.gpus_per_actor < 0:
+        raise ConfigError(f"--gpus-per-actor {options.gpus_per_actor:g}: must not be negative")
+    actor_range(options.actors)
+
+
+def actor_range(text: str | None) -> tuple[int, int] | None:
+    """Reads N or MIN:MAX."""
+    if text is None:
+        return None
+    least, colon, most = text.partition(":")
+    if not least.isdecimal() or (colon and not most.isdecimal()):
+        raise ConfigError(f"--actors {text}: must be N or MIN:MAX")
+    low, high = int(least), int(most if colon else least)
+    if not 1 <= low <= high:
+        raise ConfigError(f"--actors {text}: needs at least 1, and MAX not under MIN")
+    return low, high
+
+
+def annotation(options: Options, choice: ModelChoice) -> Annotation:
+    """Returns the job that the options describe."""
+    table = storage.stat(options.boxes) if options.boxes not in ("given", "whole") else None
+    return Annotation(
+        weights=choice.weights,
+        hand_model=choice.hand_model,
+        boxes=boxes.choose(options.boxes, options.side),
+        boxes_identity=f"{table.uri} {table.size}-{table.version}" if table else options.boxes,
+        side=options.side,
+        crop_rule=choose_crop_rule(options.boxes, options.box_scale),
+        precision=options.precision,
+        meshes=options.meshes,
+        vertices=options.vertices,
+        unit_rows=options.unit_rows,
+    )
+
+
+def _flow(options: Options, job: Annotation, output: str, resources: Resources) -> Flow:
+    workers = spread(
+        resources.cpus,
+        resources.gpus,
+        actors=actor_range(options.actors),
+        gpus_per_actor=options.gpus_per_actor,
+    )
+    return job.flow(output, workers, options.batch_size or (64 if workers.device == "cuda" else 16))
+
+
+def _plan(options: Options, job: Annotation, inputs: Sequence[Input], output: str) -> Settled:
+    """Holds the stored plan against the inputs, and says what changed."""
+    settled = settle(
+        output,
+        inputs,
+        unit_rows=options.unit_rows,
+        crop_size=job.weights.config.input_size,
+        probe=functools.partial(_probe, options.boxes),
+        store=not options.dry_run,
+    )
+    if settled.known and settled.added:
+        say(f"new since the last run: {some(settled.added)}")
+    if settled.changed:
+        say(f"changed since the last run and done anew: {some(settled.changed)}")
+    if settled.removed:
+        say(f"no longer among the inputs (what was annotated stays): {some(settled.removed)}")
+    dropped = 0 if options.dry_run else drop_orphans(output, settled.units)
+    if dropped:
+        say(f"removed {dropped} parts of units that are no longer planned")
+    return settled
+
+
+def _probe(chosen: str, inputs: Sequence[Input]) -> list[Extent]:
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+        extents = list(pool.map(lambda item: SOURCES[item.source].probe(item), inputs))
+    for item, extent in zip(inputs, extents, strict=True):
+        if chosen == "given" and extent.keys and not extent.has_boxes:
+            raise ConfigError(f"{item.uri}: carries no boxes; --boxes must be {boxes.CHOICES}")
+    return extents
+
+
+def _dry_run(options: Options, job: Annotation, inputs: Sequence[Input], output: str) -> int:
+    """Prints what a run would do; writes nothing."""
+    settled = _plan(options, job, inputs, output)
+    done = committed(output, settled.units, job.fingerprint)
+    units = within([unit for unit in settled.units if unit.unit_id in settled.requested], options.limit)
+    for unit in units:
+        state = "done" if unit.unit_id in done else "to do"
+        print(f"{state}  {unit.last - unit.first:6d} samples  {unit.unit_id}  {unit.input}")
+    samples = sum(unit.last - unit.first for unit in units)
+    print(f"{len(units)} units, {samples} samples, {sum(unit.unit_id in done for unit in units)} units done")
+    print(_flow(options, job, output, Resources.here()).describe())
+    return exits.DONE
+
+
+def _job_json(options: Options, choice: ModelChoice, job: Annotation, settled: Settled) -> dict[str, Any]:
+    weights = choice.weights
+    return {
+        "command": "annotate",
+        "options": record.without_secrets(asdict(options)),
+        "content": job.content,
+        "fingerprint": job.fingerprint,
+        "conventions": job.metadata,
+        "weights": {
+            "sha256": weights.sha256,
+            "source": weights.source,
+            "trained": weights.trained,
+            "notes": dict(weights.notes),
+        },
+        "hand_model": choice.hand_model.name,
+        "remarks": list(choice.remarks),
+        "plan": {"units": len(settled.units), "digest": settled.digest},
+        "versions": record.versions(),
+        "machine": record.machine(),
+    }
+
+
+def _too_many_rejects(rate: float | None, counts: Counts) -> bool:
+    if rate is None or counts.samples < ENOUGH_TO_JUDGE:
+        return False
+    return counts.samples_rejected > rate * counts.samples
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["annotate", *sys.argv[1:]]))

@@ -1,0 +1,50 @@
+"""The command `handocc`: its subcommands in one table."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from jobs import exits
+from jobs.options import parse
+from model.errors import ModelError
+from pipeline.errors import ConfigError
+
+COMMANDS = {
+    "annotate": "hands in images to MANO parameters, joints and meshes",
+    "status": "what of an output is done, left and rejected",
+    "report": "pictures of an output: overlays and a gallery",
+    "synthesize": "labelled synthetic shards",
+    "doctor": "what this machine has, what is missing, and how to get it",
+}
+
+
+def usage() -> str:
+    """Returns the text of `handocc --help`."""
+    lines = [f"  {name:<12} {what}" for name, what in COMMANDS.items()]
+    return "usage: handocc COMMAND ...\n\n" + "\n".join(lines) + "\n\n`handocc COMMAND --help` explains one."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status; a request that cannot be met is one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return exits.DONE if arguments else exits.USAGE
+    command = arguments[0]
+    if command not in COMMANDS:
+        print(f"handocc: there is no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return exits.USAGE
+    module = importlib.import_module(f"jobs.{command.replace('-', '_')}")
+    try:
+        status: int = module.run(parse(module.Options, command, arguments[1:]))
+    except (ConfigError, ModelError) as error:
+        print(f"handocc {command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return exits.USAGE
+    except KeyboardInterrupt:
+        print("\nhandocc: interrupted; the same command continues where this one stopped", file=sys.stderr)
+        return exits.INTERRUPTED
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Which weights and which hand model a job runs: the rules that keep the two together."""
+
+from dataclasses import dataclass
+
+from model.mano.synthetic import synthetic_hand
+
+from model.config import ModelConfig, preset
+from model.crop import CROP_RULES, CropRule, require_opencv4
+from model.errors import ModelError
+from model.mano.asset import HandModel, load_mano
+from model.weights import LoadedWeights, load_weights, random_weights
+from pipeline import storage
+from pipeline.errors import ConfigError
+
+NO_WEIGHTS = (
+    "needs --weights: a checkpoint of the authors' (`--model release --weights snapshot_demo.pth.tar`), a file "
+    "that `handocc train` wrote, or random:SEED for an untrained network"
+)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A network and the hand model that its parameters belong to; `remarks` are for the console and job.json."""
+
+    weights: LoadedWeights
+    hand_model: HandModel
+    remarks: tuple[str, ...]
+
+
+def choose_model(model: str | None, weights: str | None, mano: str | None) -> ModelChoice:
+    """Loads what the options name.
+
+    Raises:
+        ConfigError: no weights; weights and hand model that do not belong together.
+        ModelError: a file that is not what it must be.
+    """
+    require_opencv4()
+    if weights is None:
+        raise ConfigError(NO_WEIGHTS)
+    loaded = _weights(weights, None if model is None else preset(model))
+    hand_model, remarks = _hand_model(loaded, mano)
+    if not loaded.trained:
+        remarks = (*remarks, f"the weights are {weights}: untrained, the hands mean nothing")
+    return ModelChoice(loaded, hand_model, remarks)
+
+
+def _weights(uri: str, config: ModelConfig | None) -> LoadedWeights:
+    if uri.startswith("random:"):
+        seed = uri.removeprefix("random:")
+        if not seed.isdecimal():
+            raise ConfigError(f"--weights {uri}: random:SEED takes a whole number, such as random:0")
+        if config is None:
+            raise ConfigError(
+                f"--weights {uri} needs --model: random weights do not say which network they are of"
+            )
+        return random_weights(config, int(seed))
+    data = _read(uri, "--weights")
+    try:
+        return load_weights(data, config)
+    except ModelError as error:
+        raise ConfigError(f"--weights {uri}: {error}") from error
+
+
+def _hand_model(weights: LoadedWeights, mano: str | None) -> tuple[HandModel, tuple[str, ...]]:
+    remarks: tuple[str, ...] = ()
+    synthetic = synthetic_hand()
+    if mano is None and weights.hand_model is not None:
+        mano = "checkpoint"
+    if mano is None and (weights.hand_model_name == synthetic.name or not weights.trained):
+        mano = "synthetic"
+    if mano is None:
+        raise ConfigError(
+            "needs --mano: the weights carry no hand model; give MANO_RIGHT.pkl from mano.is.tue.mpg.de"
+        )
+    if mano == "checkpoint":
+        if weights.hand_model is None:
+            raise ConfigError(
+                "--mano checkpoint: these weights carry no MANO arrays; give MANO_RIGHT.pkl instead"
+            )
+        hand_model = weights.hand_model
+    elif mano == "synthetic":
+        hand_model = synthetic
+        remarks = (f"the hand model is the procedural hand {synthetic.name}, in place of MANO",)
+    else:
+        data = _read(mano, "--mano")
+        try:
+            hand_model = load_mano(data, "right")
+        except ModelError as error:
+            raise ConfigError(f"--mano {mano}: {error}") from error
+    trained_on = weights.hand_model.name if weights.hand_model else weights.hand_model_name
+    if weights.trained and trained_on is not None and trained_on != hand_model.name:
+        raise ConfigError(
+            f"--mano: the weights were trained on hand model {trained_on[:20]}, this one is {hand_model.name[:20]}; "
+            "parameters of one mean nothing in the other"
+        )
+    return hand_model, remarks
+
+
+def choose_crop_rule(boxes: str, scale: float | None) -> CropRule:
+    """Returns how boxes become crops: whole images as they are, all else as the weights were fed."""
+    rule = CROP_RULES["whole" if boxes == "whole" else "demo"]
+    if scale is None:
+        return rule
+    if not 0.1 <= scale <= 10:
+        raise ConfigError(f"--box-scale {scale:g}: must be between 0.1 and 10")
+    return CropRule(f"{rule.name} x{scale:g}", scale, rule.clip_first)
+
+
+def _read(uri: str, what: str) -> bytes:
+    try:
+        return storage.read(uri)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"{what} {uri}: no such file") from error
+    except OSError as error:
+        raise ConfigError(f"{what} {uri}: cannot be read ({error})") from error

@@ -1,0 +1,104 @@
+"""What a job leaves beside its parts: `job.json` when it starts, `summary.json` when it has finished."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pipeline import storage
+from pipeline.errors import ConfigError
+
+PACKAGES = (
+    "handocc",
+    "torch",
+    "ray",
+    "pyarrow",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "smplx",
+    "fsspec",
+)
+
+
+def require_same(output: str, content: Mapping[str, Any], fingerprint: str) -> None:
+    """Holds a job's settings against those of the job that wrote the output, if there is one.
+
+    Raises:
+        ConfigError: they differ; the message names what and how.
+    """
+    earlier = read(output, "job.json")
+    if earlier is None or earlier["fingerprint"] == fingerprint:
+        return
+    differing = [
+        f"{name} was {_short(earlier['content'].get(name))} and is {_short(content.get(name))}"
+        for name in sorted({*earlier["content"], *content})
+        if earlier["content"].get(name) != content.get(name)
+    ]
+    raise ConfigError(
+        f"{output} holds what another job wrote ({'; '.join(differing)}): "
+        "use another --output, or --overwrite to do it anew"
+    )
+
+
+def forget_other(output: str, fingerprint: str) -> None:
+    """Drops the plan of a job with other settings; its parts follow when the new plan is there."""
+    earlier = read(output, "job.json")
+    if earlier is not None and earlier["fingerprint"] != fingerprint:
+        for file in list(storage.list_files(storage.join(output, "plan"))):
+            storage.delete(file.uri)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read(output: str, name: str) -> dict[str, Any] | None:
+    """Returns job.json or summary.json of an output, or None."""
+    try:
+        content: dict[str, Any] = json.loads(storage.read(storage.join(output, name)))
+    except FileNotFoundError:
+        return None
+    return content
+
+
+def write(output: str, name: str, content: Mapping[str, Any]) -> None:
+    """Writes job.json or summary.json, for people as much as for programs."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    storage.put(storage.join(output, name), text.encode("utf-8", "backslashreplace"))
+
+
+def without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options as plain values; URIs lose the credentials that they may carry."""
+    plain: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, tuple):
+            plain[name] = [storage.redacted(item) for item in value]
+        else:
+            plain[name] = storage.redacted(value) if isinstance(value, str) else value
+    return plain
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what shapes the result."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Returns what this machine is, as far as results and speed depend on it."""
+    return {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }

@@ -1,0 +1,67 @@
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.ray
+
+
+def digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                stream = archive.extractfile(member)
+                assert stream is not None
+                found[member.name] = hashlib.sha256(stream.read()).hexdigest()
+    return found
+
+
+def test_the_same_seed_gives_the_same_pictures_in_any_shards(
+    tmp_path: Path, handocc: Callable[..., Any]
+) -> None:
+    one = handocc(
+        "synthesize", "--output", tmp_path / "a", "--count", 9, "--seed", 5, "--per-shard", 4, "--size", 128
+    )
+    assert one.returncode == 0, one.stderr
+    other = handocc("synthesize", "--output", tmp_path / "b", "--count", 9, "--seed", 5, "--size", 128)
+    assert other.returncode == 0, other.stderr
+    assert len(list((tmp_path / "a").glob("*.tar"))) == 3
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    (tmp_path / "a" / "synthetic-5-00000004-00000008.tar").unlink()
+    again = handocc(
+        "synthesize", "--output", tmp_path / "a", "--count", 9, "--seed", 5, "--per-shard", 4, "--size", 128
+    )
+    assert "4 pictures" in again.stderr
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    refused = handocc("synthesize", "--output", tmp_path / "a", "--count", 9, "--seed", 6, "--per-shard", 4)
+    assert refused.returncode == 2
+    assert "seed was 5 and is 6" in refused.stderr
+
+
+def test_a_shard_holds_what_the_contract_names(shards: Path) -> None:
+    with tarfile.open(sorted(shards.glob("*.tar"))[0]) as archive:
+        names = archive.getnames()
+        label = json.loads(archive.extractfile("00000000.json").read())  # type: ignore[union-attr]
+        image = Image.open(io.BytesIO(archive.extractfile("00000000.jpg").read()))  # type: ignore[union-attr]
+    assert names[:4] == ["00000000.jpg", "00000000.json", "00000001.jpg", "00000001.json"]
+    assert image.size == (160, 160)
+    assert {
+        "camera",
+        "split",
+        "dataset",
+        "index",
+        "hand_model",
+        "fingertip_vertices",
+        "hands",
+    } == label.keys()
+    hand = label["hands"][0]
+    assert {"bbox", "side", "joints_3d", "joints_2d", "root_3d", "mano", "visible", "vertices"} == hand.keys()
+    assert set(hand["mano"]) == {"global_orient", "hand_pose", "betas", "translation"}
+    assert len(hand["visible"]) == 21
