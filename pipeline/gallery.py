@@ -1,0 +1,147 @@
+"""Pictures of stored annotations: the image, what was found in it, the mesh over it and from its side."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline import render
+from pipeline.errors import DataError
+from pipeline.records import Sample, Unit
+from pipeline.render import Tile
+from pipeline.sinks.meshes import read_mesh
+from pipeline.sinks.parts import Part, read_table
+from pipeline.sources import SOURCES
+from pipeline.stages.decode import decode_image
+from pipeline.units import load_keys
+
+AROUND = 1.8
+CLOSE_UP = 512
+TRUTH = (236, 178, 92)
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The pictures of one hand, side by side, with captions."""
+
+    instance_id: str
+    tiles: tuple[Tile, ...]
+
+
+def choose_rows(output: str, units: Mapping[str, Unit], parts: Mapping[str, Part], count: int) -> pa.Table:
+    """Returns about `count` annotation rows, spread over the units that have hands."""
+    filled = [name for name, part in parts.items() if part.counts.hands_annotated]
+    if not filled:
+        return pa.table({})
+    step = max(1, len(filled) // count)
+    chosen = filled[::step][:count]
+    each = -(-count // len(chosen))
+    tables = []
+    for name in chosen:
+        table = read_table(output, "annotations", name)
+        rows = np.unique(np.linspace(0, table.num_rows - 1, min(each, table.num_rows)).astype(int))
+        picked = table.take(rows).replace_schema_metadata(None)
+        tables.append(picked.append_column("unit_id", pa.array([units[name].unit_id] * len(rows))))
+    return pa.concat_tables(tables).slice(0, count)
+
+
+def strips(
+    output: str, units: Mapping[str, Unit], rows: pa.Table, faces: NDArray[np.int64] | None, stamp: str | None
+) -> Iterator[Strip]:
+    """Yields the pictures of annotation rows; each unit's input is read once.
+
+    faces: those of a right hand, for rows that hold vertices; stamp: a word across every prediction.
+    """
+    for unit_id in dict.fromkeys(rows["unit_id"].to_pylist()):
+        of_unit = rows.filter(pa.compute.equal(rows["unit_id"], unit_id)).to_pylist()
+        wanted = {(row["key"], row["frame_index"]) for row in of_unit}
+        unit = units[unit_id]
+        found = {
+            (sample.key, sample.frame_index): sample
+            for sample in SOURCES[unit.source].read(unit, load_keys(output, unit))
+            if (sample.key, sample.frame_index) in wanted
+        }
+        for row in of_unit:
+            sample = found.get((row["key"], row["frame_index"]))
+            if sample is not None and sample.error is None:
+                yield _strip(output, row, sample, faces, stamp)
+
+
+def _strip(
+    output: str, row: Mapping[str, Any], sample: Sample, faces: NDArray[np.int64] | None, stamp: str | None
+) -> Strip:
+    try:
+        image = decode_image(sample.image) if isinstance(sample.image, bytes) else sample.image
+    except DataError as error:
+        # It was decoded when it was annotated: the input has changed since.
+        return Strip(row["instance_id"], (Tile(np.zeros((64, 64, 3), np.uint8), str(error)),))
+    view = _CloseUp(image, np.array(row["bbox"]))
+    joints_2d = view.to_view(np.array(row["joints_2d"]))
+    seen = render.draw_bbox(view.picture, view.box)
+    skeleton = render.draw_skeleton(view.picture, joints_2d)
+    name = f"{row['key']} #{row['hand_index']} {row['side']}"
+    tiles = [Tile(seen, name), Tile(_stamped(skeleton, stamp), f"joints, confidence {row['confidence']:.2f}")]
+    mesh = _mesh(output, row, faces)
+    if mesh is not None:
+        vertices, triangles = mesh
+        camera = render.weak_perspective(np.array(row["joints"]), joints_2d)
+        laid = render.draw_mesh(view.picture, vertices, camera.project(vertices), triangles)
+        side = render.side_view(vertices, triangles, size=CLOSE_UP)
+        tiles += [Tile(_stamped(laid, stamp), "mesh"), Tile(_stamped(side, stamp), "from its side")]
+    truth = _truth(view, row, sample, mesh)
+    return Strip(row["instance_id"], (*tiles, *([] if truth is None else [Tile(truth, "ground truth")])))
+
+
+def _stamped(picture: Picture, word: str | None) -> Picture:
+    return picture if word is None else render.stamp(picture, word)
+
+
+def _mesh(
+    output: str, row: Mapping[str, Any], faces: NDArray[np.int64] | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+    if row["mesh"] is not None:
+        return read_mesh(output, row["mesh"])
+    if faces is None or "vertices" not in row:
+        return None
+    turned = faces[:, ::-1] if row["side"] == "left" else faces
+    return np.array(row["vertices"], np.float32), turned
+
+
+def _truth(view: "_CloseUp", row: Mapping[str, Any], sample: Sample, mesh: Any) -> Picture | None:
+    """Draws what the input's own label says of the hand, if it says so much."""
+    hands = sample.hands if isinstance(sample.hands, list) else []
+    hand = hands[row["hand_index"]] if row["hand_index"] < len(hands) else {}
+    if not isinstance(hand, dict) or "joints_2d" not in hand:
+        return None
+    if mesh is None or sample.camera is None or "vertices" not in hand:
+        return render.draw_skeleton(view.picture, view.to_view(np.array(hand["joints_2d"])))
+    fx, fy, cx, cy = sample.camera
+    vertices = np.array(hand["vertices"], np.float32)
+    points = vertices[:, :2] / vertices[:, 2:] * (fx, fy) + (cx, cy)
+    return render.draw_mesh(view.picture, vertices, view.to_view(points), mesh[1], colour=TRUTH)
+
+
+class _CloseUp:
+    """A square view around a box, scaled to a size at which drawings are legible."""
+
+    def __init__(self, image: Picture, bbox: NDArray[np.float64]) -> None:
+        x, y, w, h = bbox
+        side = min(AROUND * max(w, h), 1.2 * max(image.shape[:2]))
+        self.scale = CLOSE_UP / side
+        self.origin = np.array([x + w / 2, y + h / 2]) - side / 2
+        matrix = np.array([[self.scale, 0, 0], [0, self.scale, 0]])
+        matrix[:, 2] = -self.scale * self.origin
+        how = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_LINEAR
+        self.picture = np.asarray(cv2.warpAffine(image, matrix, (CLOSE_UP, CLOSE_UP), flags=how), np.uint8)
+        self.box = [*self.to_view(np.array([x, y])), w * self.scale, h * self.scale]
+
+    def to_view(self, points: NDArray[Any]) -> NDArray[np.float64]:
+        """Moves pixels of the image to pixels of the view."""
+        moved: NDArray[np.float64] = (points - self.origin) * self.scale
+        return moved
