@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from model.mano.synthetic import synthetic_hand
-
 from model.config import ModelConfig, preset
 from model.crop import CROP_RULES, CropRule, require_opencv4
 from model.errors import ModelError
 from model.mano.asset import HandModel, load_mano
+from model.mano.synthetic import synthetic_hand
 from model.weights import LoadedWeights, load_weights, random_weights
 from pipeline import storage
 from pipeline.errors import ConfigError

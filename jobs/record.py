@@ -62,7 +62,7 @@ def read(output: str, name: str) -> dict[str, Any] | None:
     """Returns job.json or summary.json of an output, or None."""
     try:
         content: dict[str, Any] = json.loads(storage.read(storage.join(output, name)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return content
 

@@ -4,10 +4,10 @@ import sys
 from dataclasses import dataclass
 
 import cv2
-from model.mano.synthetic import synthetic_hand
 
 from jobs import exits, record
 from jobs.options import option
+from model.mano.synthetic import synthetic_hand
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.gallery import choose_rows, strips

@@ -6,11 +6,10 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-from model.mano.synthetic import synthetic_hand
-
 from jobs import exits, record, work
 from jobs.console import say
 from jobs.options import option
+from model.mano.synthetic import synthetic_hand
 from pipeline import lease, storage
 from pipeline.errors import ConfigError
 from pipeline.synthesis.sample import SceneSpec

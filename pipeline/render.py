@@ -53,10 +53,13 @@ class WeakPerspective:
 
 
 def weak_perspective(joints: Floats, joints_2d: Floats) -> WeakPerspective:
-    """The least-squares camera that lays joints (N, 3) on joints_2d (N, 2), for hands without a camera."""
+    """The camera that lays joints (N, 3) on joints_2d (N, 2), for hands without a camera.
+
+    Centre on centre and spread on spread: unlike least squares it does not shrink a hand whose joints disagree.
+    """
     flat, target = joints[:, :2].astype(np.float64), joints_2d.astype(np.float64)
     spread, landed = flat - flat.mean(axis=0), target - target.mean(axis=0)
-    scale = float((spread * landed).sum() / max(float((spread**2).sum()), 1e-12))
+    scale = float(np.sqrt((landed**2).sum() / max(float((spread**2).sum()), 1e-12)))
     shift = target.mean(axis=0) - scale * flat.mean(axis=0)
     return WeakPerspective(scale, float(shift[0]), float(shift[1]))
 

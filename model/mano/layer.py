@@ -2,7 +2,6 @@
 
 B batch, V = 778 vertices, 16 = MANO's joints, 21 = joints in the simple order (`model.mano.joints`).
 """
-# ruff: noqa: N815 (tensors carry their shape as a suffix)
 
 from typing import NamedTuple
 

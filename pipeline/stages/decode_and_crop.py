@@ -81,7 +81,9 @@ class DecodeAndCrop:
         height, width = image.shape[:2]
         box = crop_box(hand.bbox, width, height, self.crop_rule)
         if box is None:
-            raise DataError("box outside", f"bbox {list(hand.bbox)} does not touch the {width}x{height} image")
+            raise DataError(
+                "box outside", f"bbox {list(hand.bbox)} does not touch the {width}x{height} image"
+            )
         affine = crop_affine(box, self.crop_size, image_width=width, flip=hand.side == "left")
         try:
             return to_uint8(crop_image(image, affine)), affine
