@@ -74,8 +74,8 @@ def run(options: Options) -> int:
     _check(options)
     choice = choose_model(options.model, options.weights, options.mano)
     job = annotation(options, choice)
-    inputs, passed_over = find_inputs(options.inputs)
     output = storage.canonical(options.output)
+    inputs, passed_over = find_inputs(options.inputs, output=output)
     if not options.overwrite:
         record.require_same(output, job.content, job.fingerprint)
     for remark in choice.remarks:

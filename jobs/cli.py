@@ -14,6 +14,7 @@ COMMANDS = {
     "status": "what of an output is done, left and rejected",
     "report": "pictures of an output: overlays and a gallery",
     "synthesize": "labelled synthetic shards",
+    "benchmark": "the network alone, a plain loop, and the pipeline, in one run",
     "doctor": "what this machine has, what is missing, and how to get it",
 }
 

@@ -60,8 +60,10 @@ def _listed(uri: str) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def find_inputs(arguments: Sequence[str]) -> tuple[list[Input], list[str]]:
+def find_inputs(arguments: Sequence[str], *, output: str = "") -> tuple[list[Input], list[str]]:
     """Returns the inputs that the arguments name, and the names of files that no source reads.
+
+    What lies below the job's own `output` is no input, wherever the output is.
 
     Raises:
         ConfigError: an argument names nothing, or there is nothing to read at all.
@@ -80,6 +82,8 @@ def find_inputs(arguments: Sequence[str]) -> tuple[list[Input], list[str]]:
         else:
             raise ConfigError(f"{uri}: no such file or folder")
         for file in files:
+            if output and file.uri.startswith(storage.canonical(output) + "/"):
+                continue
             source = source_of(storage.name_of(file.uri))
             if source is None:
                 passed_over.append(file.uri)

@@ -1,0 +1,135 @@
+"""`handocc benchmark`: the network alone, a plain loop, and the whole pipeline, in one run on one machine."""
+
+import functools
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jobs import exits
+from jobs.cluster import connect
+from jobs.model_choice import choose_model
+from jobs.options import option
+from model.crop import CROP_RULES
+from model.predictor import Precision
+from pipeline import boxes, local, ray_data
+from pipeline.annotation import Annotation
+from pipeline.errors import ConfigError
+from pipeline.flow import Flow, Workers, spread
+from pipeline.inputs import find_inputs
+from pipeline.records import Unit
+from pipeline.sources import SOURCES
+from pipeline.units import settle
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compares the pipeline with the network alone and with a plain loop; speeds are ratios within this run."""
+
+    model: str = option("tiny", help="paper, release or tiny")
+    weights: str = option("random:0", help="a checkpoint, or random:SEED")
+    mano: str | None = option(None, help="as for annotate")
+    count: int = option(512, help="how many 640x480 JPEG images to make and annotate")
+    batch_size: int = option(16, help="crops per forward pass")
+    precision: Precision = option("fp32", help="arithmetic of the network")
+    meshes: str = option("none", help="none or tar")
+    address: str | None = option(None, help="a Ray cluster; default: this machine")
+
+
+def run(options: Options) -> int:
+    """Measures the three and prints them with their ratios."""
+    if options.count < 64:
+        raise ConfigError(
+            f"--count {options.count}: must be at least 64, or start-up is all that is measured"
+        )
+    started = time.monotonic()
+    choice = choose_model(options.model, options.weights, options.mano)
+    job = Annotation(
+        weights=choice.weights,
+        hand_model=choice.hand_model,
+        boxes=boxes.choose("whole", "right"),
+        boxes_identity="whole",
+        side="right",
+        crop_rule=CROP_RULES["whole"],
+        precision=options.precision,
+        meshes=options.meshes,
+        vertices=False,
+        unit_rows=max(16, options.count // 32),
+    )
+    with tempfile.TemporaryDirectory() as scratch, connect(options.address) as resources:
+        workers = spread(resources.cpus, resources.gpus, actors=None, gpus_per_actor=None)
+        units = _images(Path(scratch), options.count, job)
+        flow = functools.partial(job.flow, workers=workers, batch_size=options.batch_size)
+        first, seconds, rate = _pipeline(flow(f"{scratch}/pipeline"), units)
+        print(
+            f"pipeline          {options.count / seconds:8.2f} images/s with its start, {rate:.2f} once it runs"
+        )
+        print(f"first result      {first:8.2f} s after the units were given to Ray, ", end="")
+        print(f"{time.monotonic() - started - seconds + first:.2f} s after the command")
+        alone = _alone(flow(f"{scratch}/alone"), job, options.count, workers)
+        print(f"network alone     {alone:8.2f} crops/s")
+        loop = _loop(flow(f"{scratch}/loop"), units)
+        print(f"plain loop        {loop:8.2f} images/s, one process, the same stages one after another")
+    print(f"pipeline / network alone  {rate / alone:.3f}")
+    print(f"pipeline / plain loop     {rate / loop:.3f}")
+    return exits.DONE
+
+
+def _images(folder: Path, count: int, job: Annotation) -> list[Unit]:
+    """Makes JPEG files with as much detail as photographs have, and plans them in each output."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    coarse = rng.integers(0, 256, (8, 60, 80, 3), np.uint8)
+    pictures = [cv2.resize(picture, (640, 480), interpolation=cv2.INTER_CUBIC) for picture in coarse]
+    encoded = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
+    for number in range(count):
+        (folder / "images" / f"{number:06d}.jpg").write_bytes(encoded[number % len(encoded)])
+    inputs, _ = find_inputs([str(folder / "images")])
+    for name in ("pipeline", "alone", "loop"):
+        settled = settle(
+            str(folder / name),
+            inputs,
+            unit_rows=job.unit_rows,
+            crop_size=job.weights.config.input_size,
+            probe=lambda items: [SOURCES[item.source].probe(item) for item in items],
+        )
+    return list(settled.units)
+
+
+def _pipeline(flow: Flow, units: list[Unit]) -> tuple[float, float, float]:
+    """Returns seconds to the first unit, seconds in all, and images/s after the first unit."""
+    started = time.monotonic()
+    finished = [(time.monotonic() - started, done.counts.samples) for done in ray_data.run(flow, units)]
+    first, last = finished[0][0], finished[-1][0]
+    return first, last, sum(samples for _, samples in finished[1:]) / (last - first)
+
+
+def _alone(flow: Flow, job: Annotation, count: int, workers: Workers) -> float:
+    """Returns crops/s of the predictors of all actors, were each as fast as one here on ready crops."""
+    infer = next(stage.make() for stage in flow.stages if stage.name == "infer")
+    size = job.weights.config.input_size
+    crops = np.random.default_rng(0).integers(0, 256, (64, size, size, 3), np.uint8)
+    mirrored = np.zeros(len(crops), bool)
+    predictor = infer.predictor  # type: ignore[attr-defined]
+    predictor(crops, mirrored)
+    rounds = max(1, count // len(crops))
+    started = time.monotonic()
+    for _ in range(rounds):
+        predictor(crops, mirrored)
+    return workers.actors[1] * rounds * len(crops) / (time.monotonic() - started)
+
+
+def _loop(flow: Flow, units: list[Unit]) -> float:
+    started = time.monotonic()
+    samples = sum(done.counts.samples for done in local.run(flow, units))
+    return samples / (time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["benchmark", *sys.argv[1:]]))
