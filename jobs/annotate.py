@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,18 +15,22 @@ from jobs.console import say, some
 from jobs.model_choice import ModelChoice, choose_crop_rule, choose_model
 from jobs.options import option
 from model.predictor import Precision
-from pipeline import boxes, lease, storage
+from pipeline import boxes, compact, lease, storage
 from pipeline.annotation import Annotation
+from pipeline.boxes.detect import Detect, DetectorOptions
+from pipeline.boxes.table import Table
 from pipeline.errors import ConfigError
 from pipeline.flow import Flow, spread
 from pipeline.inputs import find_inputs
-from pipeline.records import Counts
-from pipeline.sinks.parts import committed, drop_orphans
+from pipeline.records import Counts, Unit
+from pipeline.sinks.parts import committed, drop_orphans, withdraw
 from pipeline.sources import SOURCES
+from pipeline.sources.sampling import Sampling
 from pipeline.sources.source import Extent, Input
-from pipeline.units import Settled, settle, within
+from pipeline.units import Settled, load_keys, settle, within
 
 ENOUGH_TO_JUDGE = 100
+UNITS_TO_MATCH = 64
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,27 @@ class Options:
     """Annotates every hand in images: MANO parameters, 21 joints and, on request, a 778-vertex mesh."""
 
     inputs: tuple[str, ...] = option(
-        help="folders, .tar shards, .parquet tables, globs, {00..99}, @list.txt", positional=True
+        help="folders, .tar shards, .parquet tables, films, globs, {00..99}, @list.txt", positional=True
     )
     output: str = option(
         help="folder or URI that takes the results; the same command continues what is there"
     )
     boxes: str = option("given", help=f"where hands are: {boxes.CHOICES}")
+    detector: str | None = option(
+        None, help="with --boxes detect: its .task file; default: where `handocc fetch-detector` puts it"
+    )
+    max_hands: int = option(
+        DetectorOptions.max_hands, help="with --boxes detect: most hands of one image, the largest first"
+    )
+    tiles: int = option(
+        DetectorOptions.tiles, help="with --boxes detect: look into N x N parts as well, for small hands"
+    )
     side: Literal["right", "left"] | None = option(None, help="whose hand it is, where the boxes do not say")
     box_scale: float | None = option(
         None, help="how far a box is enlarged, in place of the crop rule's factor"
     )
+    every: int | None = option(None, help="of films, take every N-th frame")
+    fps: float | None = option(None, help="of films, take the first frame at or after each tick, X a second")
     model: str | None = option(None, help="paper, release or tiny; weights of ours know theirs")
     weights: str | None = option(None, help="a checkpoint, or random:SEED for an untrained network")
     mano: str | None = option(
@@ -87,30 +102,34 @@ def run(options: Options) -> int:
     storage.require_writable(output)
     with lease.hold(output):
         storage.sweep(output)
-        if options.overwrite:
-            record.forget_other(output, job.fingerprint)
+        compact.finish(output)
+        record.forget_other(output, job.fingerprint)
         settled = _plan(options, job, inputs, output)
+        if isinstance(job.boxes, Table):
+            some_keys = {key for unit in settled.units[:UNITS_TO_MATCH] for key in load_keys(output, unit)}
+            job.boxes.require_any(some_keys | {unit.name for unit in settled.units})
         units = within([unit for unit in settled.units if unit.unit_id in settled.requested], options.limit)
         done = {name: part.counts for name, part in committed(output, settled.units, job.fingerprint).items()}
-        if options.retry_rejected:
-            done = {name: counts for name, counts in done.items() if not counts.rejects}
-        left = [unit for unit in units if unit.unit_id not in done]
-        record.write(output, "job.json", _job_json(options, choice, job, settled))
+        left = [unit for unit in units if unit.unit_id not in done or _again(unit, done, settled, options)]
+        done = {name: counts for name, counts in done.items() if name not in {unit.unit_id for unit in left}}
+        compact.release(output, {unit.unit_id for unit in settled.units} - {unit.unit_id for unit in left})
+        record.write(output, "job.json", _job_json(options, choice, job, settled, inputs))
+        if left:
+            storage.delete(storage.join(output, "summary.json"))
+        withdraw(output, left)
         outcome = work.carry_out(
             functools.partial(_flow, options, job, output),
             left,
             address=options.address,
-            stop=functools.partial(_too_many_rejects, options.max_reject_rate),
+            stop=functools.partial(_too_many_rejects, options.max_reject_rate, least=ENOUGH_TO_JUDGE),
         )
         total = sum(done.values(), outcome.counts)
-        unfinished = len(settled.units) - len(done) - outcome.units
+        unfinished = len(settled.requested - done.keys()) - outcome.units
         summary = work.summary(total, outcome, time.monotonic() - started, list(choice.remarks))
-        if unfinished:
-            storage.delete(storage.join(output, "summary.json"))
-        else:
+        if not unfinished:
             record.write(output, "summary.json", summary | {"units": len(settled.units)})
         work.show(output, summary, unfinished)
-    if outcome.stopped:
+    if outcome.stopped or _too_many_rejects(options.max_reject_rate, total):
         say(
             f"stopped by --max-reject-rate: {outcome.counts.samples_rejected} of {outcome.counts.samples} rejected"
         )
@@ -128,6 +147,7 @@ def _check(options: Options) -> None:
         raise ConfigError(f"--max-reject-rate {options.max_reject_rate:g}: must be between 0 and 1")
     if options.gpus_per_actor is not None and options.gpus_per_actor < 0:
         raise ConfigError(f"--gpus-per-actor {options.gpus_per_actor:g}: must not be negative")
+    Sampling(options.every, options.fps).check()
     actor_range(options.actors)
 
 
@@ -146,18 +166,22 @@ def actor_range(text: str | None) -> tuple[int, int] | None:
 
 def annotation(options: Options, choice: ModelChoice) -> Annotation:
     """Returns the job that the options describe."""
-    table = storage.stat(options.boxes) if options.boxes not in ("given", "whole") else None
+    detector = DetectorOptions(options.detector, options.max_hands, options.tiles)
+    source = boxes.choose(options.boxes, options.side, detector)
+    table = storage.stat(options.boxes) if isinstance(source, Table) else None
+    detected = source.identity if isinstance(source, Detect) else options.boxes
     return Annotation(
         weights=choice.weights,
         hand_model=choice.hand_model,
-        boxes=boxes.choose(options.boxes, options.side),
-        boxes_identity=f"{table.uri} {table.size}-{table.version}" if table else options.boxes,
+        boxes=source,
+        boxes_identity=f"{table.uri} {table.size}-{table.version}" if table else detected,
         side=options.side,
         crop_rule=choose_crop_rule(options.boxes, options.box_scale),
         precision=options.precision,
         meshes=options.meshes,
         vertices=options.vertices,
         unit_rows=options.unit_rows,
+        sampling=Sampling(options.every, options.fps),
     )
 
 
@@ -167,6 +191,9 @@ def _flow(options: Options, job: Annotation, output: str, resources: Resources) 
         resources.gpus,
         actors=actor_range(options.actors),
         gpus_per_actor=options.gpus_per_actor,
+        gpus_now=resources.gpus_now,
+        node_cpus=resources.node_cpus,
+        gpu_node_cpus=resources.gpu_node_cpus,
     )
     return job.flow(output, workers, options.batch_size or (64 if workers.device == "cuda" else 16))
 
@@ -178,7 +205,7 @@ def _plan(options: Options, job: Annotation, inputs: Sequence[Input], output: st
         inputs,
         unit_rows=options.unit_rows,
         crop_size=job.weights.config.input_size,
-        probe=functools.partial(_probe, options.boxes),
+        probe=lambda some: [job.sampling.of(extent) for extent in _probe(options.boxes, some)],
         store=not options.dry_run,
     )
     if settled.known and settled.added:
@@ -197,7 +224,7 @@ def _probe(chosen: str, inputs: Sequence[Input]) -> list[Extent]:
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
         extents = list(pool.map(lambda item: SOURCES[item.source].probe(item), inputs))
     for item, extent in zip(inputs, extents, strict=True):
-        if chosen == "given" and extent.keys and not extent.has_boxes:
+        if chosen == "given" and extent.keys and not extent.has_boxes and extent.damage is None:
             raise ConfigError(f"{item.uri}: carries no boxes; --boxes must be {boxes.CHOICES}")
     return extents
 
@@ -216,7 +243,9 @@ def _dry_run(options: Options, job: Annotation, inputs: Sequence[Input], output:
     return exits.DONE
 
 
-def _job_json(options: Options, choice: ModelChoice, job: Annotation, settled: Settled) -> dict[str, Any]:
+def _job_json(
+    options: Options, choice: ModelChoice, job: Annotation, settled: Settled, inputs: Sequence[Input]
+) -> dict[str, Any]:
     weights = choice.weights
     return {
         "command": "annotate",
@@ -232,14 +261,27 @@ def _job_json(options: Options, choice: ModelChoice, job: Annotation, settled: S
         },
         "hand_model": choice.hand_model.name,
         "remarks": list(choice.remarks),
-        "plan": {"units": len(settled.units), "digest": settled.digest},
+        "plan": {
+            "units": len(settled.units),
+            "digest": settled.digest,
+            # What was never annotated of an input that is no longer asked for is not left to do.
+            "given_up": sorted({unit.input for unit in settled.units} - {source.uri for source in inputs}),
+        },
         "versions": record.versions(),
         "machine": record.machine(),
     }
 
 
-def _too_many_rejects(rate: float | None, counts: Counts) -> bool:
-    if rate is None or counts.samples < ENOUGH_TO_JUDGE:
+def _again(unit: Unit, done: Mapping[str, Counts], settled: Settled, options: Options) -> bool:
+    """Says whether a finished unit is to be done anew for its rejects; not where images of it are gone."""
+    return (
+        options.retry_rejected and bool(done[unit.unit_id].rejects) and unit.unit_id not in settled.incomplete
+    )
+
+
+def _too_many_rejects(rate: float | None, counts: Counts, least: int = 1) -> bool:
+    """Judges the share of rejected samples, once there are enough of them."""
+    if rate is None or counts.samples < least:
         return False
     return counts.samples_rejected > rate * counts.samples
 

@@ -1,27 +1,32 @@
 """The command `handocc`: its subcommands in one table."""
 
 import importlib
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 from jobs import exits
 from jobs.options import parse
 from model.errors import ModelError
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 
 COMMANDS = {
     "annotate": "hands in images to MANO parameters, joints and meshes",
     "status": "what of an output is done, left and rejected",
+    "compact": "merges the small parts of an output into bigger ones",
     "report": "pictures of an output: overlays and a gallery",
     "synthesize": "labelled synthetic shards",
     "benchmark": "the network alone, a plain loop, and the pipeline, in one run",
+    "fetch-detector": "the hand detector's model file, checked",
     "doctor": "what this machine has, what is missing, and how to get it",
 }
 
 
 def usage() -> str:
     """Returns the text of `handocc --help`."""
-    lines = [f"  {name:<12} {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<14} {what}" for name, what in COMMANDS.items()]
     return "usage: handocc COMMAND ...\n\n" + "\n".join(lines) + "\n\n`handocc COMMAND --help` explains one."
 
 
@@ -35,16 +40,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"handocc: there is no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return exits.USAGE
-    module = importlib.import_module(f"jobs.{command.replace('-', '_')}")
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
+        module = importlib.import_module(f"jobs.{command.replace('-', '_')}")
         status: int = module.run(parse(module.Options, command, arguments[1:]))
-    except (ConfigError, ModelError) as error:
+    except (ConfigError, ModelError, PermissionError) as error:
         print(f"handocc {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return exits.USAGE
+    except Interrupted as error:
+        print(f"handocc {command}: {error}; the same command continues from here", file=sys.stderr)
+        return exits.INTERRUPTED
     except KeyboardInterrupt:
         print("\nhandocc: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return exits.INTERRUPTED
+    except Exception:  # noqa: BLE001
+        # A bug: Python's own status for it is 1, which says that a job has finished with rejects.
+        traceback.print_exc()
+        return exits.CRASHED
     return status
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def parse(options: type[T], command: str, arguments: Sequence[str]) -> T:
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="take options from this file; the command line wins"
     )
-    given = vars(parser.parse_args(list(arguments)))
+    given = vars(parser.parse_intermixed_args(list(arguments)))
     given = {name: value for name, value in given.items() if value is not None and value != []}
     config = given.pop("config", None)
     values = (_from_file(config, hints) if config else {}) | given

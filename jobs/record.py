@@ -32,8 +32,10 @@ def require_same(output: str, content: Mapping[str, Any], fingerprint: str) -> N
         ConfigError: they differ; the message names what and how.
     """
     earlier = read(output, "job.json")
-    if earlier is None or earlier["fingerprint"] == fingerprint:
+    if earlier is None or earlier.get("fingerprint") == fingerprint:
         return
+    if "content" not in earlier:
+        raise ConfigError(f"{output}/job.json is none of ours; use another --output")
     differing = [
         f"{name} was {_short(earlier['content'].get(name))} and is {_short(content.get(name))}"
         for name in sorted({*earlier["content"], *content})
@@ -45,10 +47,25 @@ def require_same(output: str, content: Mapping[str, Any], fingerprint: str) -> N
     )
 
 
+def of_annotate(output: str) -> dict[str, Any]:
+    """Returns the job.json of an output of annotate.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    job = read(output, "job.json")
+    if job is None or job.get("command") != "annotate" or "fingerprint" not in job:
+        raise ConfigError(f"{output}: no output of `handocc annotate` (it has no such job.json)")
+    return job
+
+
 def forget_other(output: str, fingerprint: str) -> None:
-    """Drops the plan of a job with other settings; its parts follow when the new plan is there."""
+    """Drops the plan of a job with other settings; its parts follow when the new plan is there.
+
+    Without a job.json nothing was run by the plan: a kill fell between the two.
+    """
     earlier = read(output, "job.json")
-    if earlier is not None and earlier["fingerprint"] != fingerprint:
+    if earlier is None or earlier.get("fingerprint") != fingerprint:
         for file in list(storage.list_files(storage.join(output, "plan"))):
             storage.delete(file.uri)
 
@@ -64,6 +81,12 @@ def read(output: str, name: str) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(storage.read(storage.join(output, name)))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        raise ConfigError(
+            f"{output}/{name} is damaged ({error}); remove it, or use another --output"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{output}/{name} is none of ours; use another --output")
     return content
 
 

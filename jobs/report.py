@@ -29,9 +29,7 @@ class Options:
 def run(options: Options) -> int:
     """Writes OUTPUT/report/gallery-NN.png and one picture per hand."""
     output = storage.canonical(options.output)
-    job = record.read(output, "job.json")
-    if job is None or job["command"] != "annotate":
-        raise ConfigError(f"{options.output}: no output of `handocc annotate` (there is no such job.json)")
+    job = record.of_annotate(output)
     if options.count < 1:
         raise ConfigError(f"--count {options.count}: must be at least 1")
     units = {unit.unit_id: unit for unit in load_plan(output)}

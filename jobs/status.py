@@ -7,8 +7,7 @@ import pyarrow as pa
 
 from jobs import exits, record
 from jobs.options import option
-from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline import compact, storage
 from pipeline.records import Counts
 from pipeline.sinks.parts import committed, read_table
 from pipeline.units import load_plan
@@ -25,13 +24,14 @@ class Options:
 def run(options: Options) -> int:
     """Holds the output's parts against its plan."""
     output = storage.canonical(options.output)
-    job = record.read(output, "job.json")
-    if job is None or job["command"] != "annotate":
-        raise ConfigError(f"{options.output}: no output of `handocc annotate` (there is no such job.json)")
-    units = load_plan(output)
-    done = committed(output, units, job["fingerprint"])
+    job = record.of_annotate(output)
+    planned = load_plan(output)
+    done = committed(output, planned, job["fingerprint"])
+    units = [unit for unit in planned if unit.unit_id in done or unit.input not in job["plan"]["given_up"]]
     total = sum((part.counts for part in done.values()), Counts())
     print(f"{len(done)} of {len(units)} units done, {len(units) - len(done)} left")
+    if compact.is_interrupted(output):
+        print("parts are being merged, or that was interrupted: `handocc compact` completes it")
     print(
         f"{total.samples} images: {total.samples_with_hands} with hands, "
         f"{total.samples_without_hands} without, {total.samples_rejected} rejected"
@@ -42,14 +42,14 @@ def run(options: Options) -> int:
     for kind, number in sorted(total.rejects.items(), key=lambda item: -item[1]):
         print(f"  rejected  {number:6d}  {kind}")
     shown = 0
-    for name, part in done.items():
+    for part in done.values():
         if part.counts.rejects and shown < options.rejects:
-            ledger = read_table(output, "ledger", name)
+            ledger = read_table(output, "ledger", part)
             for row in ledger.filter(pa.compute.equal(ledger["status"], "rejected")).to_pylist():
                 if shown < options.rejects:
                     print(f"    {row['source']} {row['key'] or '(rest)'}: {row['reason']}")
                 shown += 1
-    if len(done) < len(units):
+    if len(done) < len(units) or not units:
         print("not complete: the command that job.json names continues")
         return exits.INTERRUPTED
     return exits.REJECTS if total.rejects else exits.DONE

@@ -32,6 +32,7 @@ def carry_out(
 
     Raises:
         ConfigError: the cluster does not answer, or is too small for the flow.
+        Interrupted: storage gave out in the middle.
     """
     if not units:
         return Outcome()

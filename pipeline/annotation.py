@@ -18,6 +18,7 @@ from model.weights import LoadedWeights
 from pipeline.boxes.box_source import BoxSource
 from pipeline.flow import Flow, Stage, Step, Workers
 from pipeline.records import SCHEMA_VERSION
+from pipeline.sources.sampling import Sampling
 from pipeline.stages.decode_and_crop import DecodeAndCrop
 from pipeline.stages.infer import Infer
 from pipeline.stages.write import Write
@@ -29,6 +30,7 @@ class Annotation:
 
     boxes: finds the hands; boxes_identity: what tells it from another one (a table's URI and version).
     meshes: none, ply or tar. unit_rows: samples per unit, None for the default rule.
+    sampling: which frames of films are taken.
     """
 
     weights: LoadedWeights
@@ -41,6 +43,7 @@ class Annotation:
     meshes: str
     vertices: bool
     unit_rows: int | None
+    sampling: Sampling = Sampling()
 
     @property
     def content(self) -> dict[str, Any]:
@@ -55,6 +58,7 @@ class Annotation:
             "crop_rule": asdict(self.crop_rule),
             "precision": self.precision,
             "unit_rows": self.unit_rows,
+            **asdict(self.sampling),
             "meshes": self.meshes,
             "vertices": self.vertices,
         }

@@ -2,6 +2,8 @@
 
     HandoccError
     ├── ConfigError   this request cannot be met; it stops the job before anything moves (exit status 2)
+    │   └── StorageError   a place that it names refuses or, after all retries, does not answer
+    ├── Interrupted   the job ended in the middle and the same command continues (exit status 3)
     └── DataError     this record cannot be used; it ends in the ledger and the job goes on
 
 Anything else is a bug and crashes with its traceback.
@@ -16,6 +18,17 @@ class ConfigError(HandoccError):
     """A request that cannot be met: what is wrong, which value, and the way out."""
 
 
+class StorageError(ConfigError):
+    """A place that refuses (no such bucket, no permission, disk full) or, after all retries, does not answer.
+
+    No OSError: what is wrong with a place must never count as what is wrong with one record.
+    """
+
+
+class Interrupted(HandoccError):  # noqa: N818
+    """A job that ended in the middle through no fault of its request or its data."""
+
+
 class DataError(HandoccError):
     """A record that cannot be used.
 
@@ -25,7 +38,8 @@ class DataError(HandoccError):
 
     def __init__(self, kind: str, detail: str = "") -> None:
         self.kind = kind
-        self.detail = " ".join(detail.split())[:300]
+        # What names hold beside Unicode goes into no table.
+        self.detail = " ".join(detail.encode("utf-8", "backslashreplace").decode().split())[:300]
         super().__init__(f"{kind}: {self.detail}" if self.detail else kind)
 
     def __reduce__(self) -> tuple[type["DataError"], tuple[str, str]]:

@@ -75,19 +75,34 @@ class Workers:
 
 
 def spread(
-    cpus: float, gpus: float, *, actors: tuple[int, int] | None, gpus_per_actor: float | None
+    cpus: float,
+    gpus: float,
+    *,
+    actors: tuple[int, int] | None,
+    gpus_per_actor: float | None,
+    gpus_now: float | None = None,
+    node_cpus: float | None = None,
+    gpu_node_cpus: float | None = None,
 ) -> Workers:
     """Chooses the workers for a cluster: an actor per GPU, or one for every eight CPUs where there are none.
+
+    gpus_now: how many GPUs are there already, where an autoscaler can bring the rest. Each of those has an actor
+    from the start; the others get theirs when there is work for them. node_cpus: the CPUs of the largest node,
+    where there are several: what one task or actor claims must fit on one. gpu_node_cpus: those of a node with a
+    GPU; where such nodes offer none, so that nothing else runs there, an actor must not ask for any.
 
     An actor on CPUs claims less than it uses, so that a CPU is left for tasks: two pools that claimed one CPU
     each would hang on a machine of two.
     """
-    task_cpus = 1.0 if cpus >= 2 else 0.5
+    node = int(cpus if node_cpus is None else min(cpus, node_cpus))
+    task_cpus = 1.0 if node >= 2 else 0.5
     if gpus > 0 and gpus_per_actor != 0:
         share = gpus_per_actor or 1.0
         count = max(1, int(gpus / share))
-        return Workers(task_cpus, 0.3, share, actors or (count, count), THREADS_PER_ACTOR, "cuda")
-    count = max(1, int(cpus) // THREADS_PER_ACTOR)
+        least = count if gpus_now is None else max(1, int(gpus_now / share))
+        beside = 0.3 if gpu_node_cpus is None else min(0.3, gpu_node_cpus)
+        return Workers(task_cpus, beside, share, actors or (least, count), THREADS_PER_ACTOR, "cuda")
+    count = max(1, int(cpus) // max(1, min(THREADS_PER_ACTOR, node)))
     most = actors[1] if actors else count
-    threads = max(1, min(THREADS_PER_ACTOR, int(cpus) // most))
+    threads = max(1, min(THREADS_PER_ACTOR, node, int(cpus) // most))
     return Workers(task_cpus, 0.45 * threads, 0.0, actors or (count, count), threads, "cpu")

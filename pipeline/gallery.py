@@ -44,7 +44,7 @@ def choose_rows(output: str, units: Mapping[str, Unit], parts: Mapping[str, Part
     each = -(-count // len(chosen))
     tables = []
     for name in chosen:
-        table = read_table(output, "annotations", name)
+        table = read_table(output, "annotations", parts[name])
         rows = np.unique(np.linspace(0, table.num_rows - 1, min(each, table.num_rows)).astype(int))
         picked = table.take(rows).replace_schema_metadata(None)
         tables.append(picked.append_column("unit_id", pa.array([units[name].unit_id] * len(rows))))
@@ -85,7 +85,8 @@ def _strip(
     joints_2d = view.to_view(np.array(row["joints_2d"]))
     seen = render.draw_bbox(view.picture, view.box)
     skeleton = render.draw_skeleton(view.picture, joints_2d)
-    name = f"{row['key']} #{row['hand_index']} {row['side']}"
+    frame = "" if row["frame_index"] is None else f" frame {row['frame_index']}"
+    name = f"{row['key']}{frame} #{row['hand_index']} {row['side']}"
     tiles = [Tile(seen, name), Tile(_stamped(skeleton, stamp), f"joints, confidence {row['confidence']:.2f}")]
     mesh = _mesh(output, row, faces)
     if mesh is not None:

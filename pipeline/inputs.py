@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 from pipeline import storage
@@ -10,7 +11,10 @@ from pipeline.sources import SOURCES, source_of
 from pipeline.sources.source import Input
 from pipeline.storage import FileInfo
 
+REQUESTS_AT_ONCE = 32
 _RANGE = re.compile(r"\{([^{}]*)\}")
+# What jobs write below their output.
+_OWN = re.compile(r"(annotations|ledger|meshes|plan|lease|report)/|(job|summary)\.json$")
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -30,26 +34,27 @@ def _choices(inside: str) -> list[str]:
     return inside.split(",") if "," in inside else ["{" + inside + "}"]
 
 
-def expand(arguments: Sequence[str]) -> list[str]:
-    """Returns the URIs that the arguments name, each once, in order.
+def expand(arguments: Sequence[str]) -> dict[str, FileInfo | None]:
+    """Returns the URIs that the arguments name, each once, in order, with what a listing told of them.
 
     Raises:
         ConfigError: a list cannot be read, or a pattern matches nothing.
     """
-    uris: dict[str, None] = {}
+    uris: dict[str, FileInfo | None] = {}
     for argument in arguments:
         if argument.startswith("@"):
-            uris.update(dict.fromkeys(expand(_listed(argument[1:]))))
+            uris.update(expand(_listed(argument[1:])))
             continue
-        for pattern in expand_braces(argument) if storage.stat(argument) is None else [argument]:
+        literal = "{" not in argument or storage.stat(argument) is not None or storage.is_folder(argument)
+        for pattern in [argument] if literal else expand_braces(argument):
             if _WILDCARD.search(pattern) and storage.stat(pattern) is None and not storage.is_folder(pattern):
                 found = storage.glob(pattern)
                 if not found:
                     raise ConfigError(f"{pattern}: nothing matches")
-                uris.update(dict.fromkeys(found))
+                uris.update(found)
             else:
                 uris[storage.canonical(pattern)] = None
-    return list(uris)
+    return uris
 
 
 def _listed(uri: str) -> list[str]:
@@ -63,16 +68,19 @@ def _listed(uri: str) -> list[str]:
 def find_inputs(arguments: Sequence[str], *, output: str = "") -> tuple[list[Input], list[str]]:
     """Returns the inputs that the arguments name, and the names of files that no source reads.
 
-    What lies below the job's own `output` is no input, wherever the output is.
+    What the job itself writes below `output` is no input, wherever the output is.
 
     Raises:
-        ConfigError: an argument names nothing, or there is nothing to read at all.
+        ConfigError: an argument names nothing or what the job writes, or there is nothing to read at all.
     """
     single: dict[str, Input] = {}
     folders: dict[str, dict[str, FileInfo]] = {}
     passed_over: list[str] = []
-    for uri in expand(arguments):
-        info = storage.stat(uri)
+    named = expand(arguments)
+    unknown = [uri for uri, info in named.items() if info is None]
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        named.update(zip(unknown, pool.map(storage.stat, unknown), strict=True))
+    for uri, info in named.items():
         if info is not None:
             root, files = uri.rsplit("/", 1)[0], [info]
             if source_of(storage.name_of(uri)) is None:
@@ -81,14 +89,18 @@ def find_inputs(arguments: Sequence[str], *, output: str = "") -> tuple[list[Inp
             root, files = uri, list(storage.list_files(uri))
         else:
             raise ConfigError(f"{uri}: no such file or folder")
+        place = storage.resolved(root)
         for file in files:
-            if output and file.uri.startswith(storage.canonical(output) + "/"):
+            if output and _OWN.match(_path_below(storage.resolved(output), root, place, file.uri)):
+                if info is not None:
+                    raise ConfigError(f"{uri}: is written by this very job; choose another --output")
                 continue
             source = source_of(storage.name_of(file.uri))
             if source is None:
                 passed_over.append(file.uri)
             elif source.one_object:
-                single[file.uri] = Input(file.uri, source.name, (file,))
+                name = storage.key_below(root, file.uri)
+                single[file.uri] = Input(file.uri, source.name, (file,), name)
             else:
                 folders.setdefault(root, {})[file.uri] = file
     inputs = [Input(root, "images", tuple(files.values())) for root, files in folders.items()]
@@ -96,6 +108,12 @@ def find_inputs(arguments: Sequence[str], *, output: str = "") -> tuple[list[Inp
     if not inputs:
         raise ConfigError(f"{', '.join(arguments)}: nothing to read there; known are {_endings()}")
     return inputs, passed_over
+
+
+def _path_below(output: str, root: str, place: str, uri: str) -> str:
+    """Returns the path of a file below the output, empty when it lies elsewhere; `place` is the resolved root."""
+    uri = place + uri.removeprefix(storage.canonical(root))
+    return uri.removeprefix(output + "/") if uri.startswith(output + "/") else ""
 
 
 def _endings() -> str:

@@ -7,6 +7,8 @@ that of several who find an expired lease exactly one wins.
 import contextlib
 import json
 import os
+import re
+import signal
 import socket
 import threading
 import time
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 
 LIFETIME_S = 60.0
 
@@ -58,16 +60,16 @@ def hold(output: str, lifetime_s: float = LIFETIME_S) -> Iterator[None]:
     """
     folder = storage.join(output, "lease")
     number = 0
-    for file in storage.list_files(folder):
-        number = max(number, int(storage.name_of(file.uri).removesuffix(".json")))
-        holder = json.loads(storage.read(file.uri))
-        if holder["released"] or _is_dead(holder) or holder["expires"] < time.time():
+    for file_number in _numbers(folder):
+        number = max(number, file_number)
+        holder = _holder(folder, file_number)
+        if holder is None or holder["released"] or _is_dead(holder) or holder["expires"] < time.time():
             continue
         raise ConfigError(
             f"{output}: process {holder['pid']} on {holder['host']} is writing there; wait for it to end "
             f"(its lease runs out {max(0.0, holder['expires'] - time.time()):.0f} s after its last sign of life)"
         )
-    mine = storage.join(folder, f"{number + 1:06d}.json")
+    mine = _uri(folder, number + 1)
     identity = {**_process(), "token": uuid.uuid4().hex}
 
     def content(released: bool) -> bytes:
@@ -76,14 +78,22 @@ def hold(output: str, lifetime_s: float = LIFETIME_S) -> Iterator[None]:
 
     if not storage.put_new(mine, content(False)):
         raise ConfigError(f"{output}: another driver has just started there")
-    for file in storage.list_files(folder):
-        if storage.name_of(file.uri) < storage.name_of(mine):
-            storage.delete(file.uri)
+    for older in _numbers(folder):
+        if older <= number:
+            storage.delete(_uri(folder, older))
     stop = threading.Event()
 
     def renew() -> None:
         while not stop.wait(lifetime_s / 4):
-            storage.put(mine, content(False))
+            try:
+                if max(_numbers(folder)) > number + 1:
+                    # This process was held up for longer than its lease: another driver has the output now.
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+                storage.put(mine, content(False))
+            except (OSError, StorageError):
+                # The lease lasts for three more tries.
+                continue
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
@@ -92,4 +102,27 @@ def hold(output: str, lifetime_s: float = LIFETIME_S) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        storage.put(mine, content(True))
+        # A storage that has given out must not hide why the job ends: the lease then runs out.
+        with contextlib.suppress(StorageError):
+            if max(_numbers(folder), default=0) == number + 1:
+                storage.put(mine, content(True))
+
+
+def _uri(folder: str, number: int) -> str:
+    return storage.join(folder, f"{number:06d}.json")
+
+
+def _numbers(folder: str) -> list[int]:
+    """Returns the numbers of the leases that are there; other files are none of ours."""
+    names = [storage.name_of(file.uri) for file in storage.list_files(folder)]
+    return [int(name[:6]) for name in names if re.fullmatch(r"\d{6}\.json", name)]
+
+
+def _holder(folder: str, number: int) -> dict[str, Any] | None:
+    """Returns who holds a lease; None when it has just been removed, or says nothing."""
+    try:
+        holder = json.loads(storage.read(_uri(folder, number)))
+    except (FileNotFoundError, ValueError):
+        return None
+    keys = {"host", "boot", "pid", "started", "expires", "released"}
+    return holder if isinstance(holder, dict) and keys <= holder.keys() else None

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from pipeline.errors import Interrupted, StorageError
 from pipeline.flow import Flow, Stage, Step
 from pipeline.records import Counts, Unit, UnitRecord, from_ipc, to_ipc
 
 Row = dict[str, Any]
+_STORAGE_ERROR = re.compile(rf"^{StorageError.__module__}\.{StorageError.__qualname__}: (.+)$", re.MULTILINE)
 
 
 def to_row(record: UnitRecord) -> Row:
@@ -78,7 +81,11 @@ def _add_stage(dataset: Any, stage: Stage) -> Any:
 
 
 def run(flow: Flow, units: Iterable[Unit]) -> Iterator[UnitRecord]:
-    """Yields each unit's record when it has passed every stage, in the order in which they finish."""
+    """Yields each unit's record when it has passed every stage, in the order in which they finish.
+
+    Raises:
+        Interrupted: storage gave out under a stage.
+    """
     quiet()
     context = DataContext.get_current()
     # A block holds one unit: it must be neither split nor merged.
@@ -89,8 +96,15 @@ def run(flow: Flow, units: Iterable[Unit]) -> Iterator[UnitRecord]:
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage in flow.stages:
         dataset = _add_stage(dataset, stage)
-    for row in dataset.iter_rows():
-        yield from_row(row)
+    try:
+        for row in dataset.iter_rows():
+            yield from_row(row)
+    except ray.exceptions.RayTaskError as error:
+        # Ray hands on what a stage raised as text only.
+        told = _STORAGE_ERROR.search(str(error))
+        if told is None:
+            raise
+        raise Interrupted(told[1]) from error
 
 
 def quiet() -> None:
@@ -98,7 +112,8 @@ def quiet() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What goes wrong comes as an exception.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def in_parallel(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:

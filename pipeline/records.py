@@ -100,9 +100,16 @@ PLAN = pa.schema(
         pa.field("damage", pa.string()),
         pa.field("keys_part", pa.string()),
         pa.field("keys_row", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
     ]
 )
-KEYS = pa.schema([pa.field("keys", pa.list_(pa.string()), nullable=False)])
+KEYS = pa.schema(
+    [
+        pa.field("keys", pa.list_(pa.string()), nullable=False),
+        pa.field("versions", pa.list_(pa.string()), nullable=False),
+    ]
+)
+"""What the plan keeps of a unit's samples; `versions` of loose images only, whose files may change one by one."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ class Unit:
     `first` and `last` count samples of the input, half open. `version` changes when the slice's content does.
     `offset` and `length` are bytes inside the input, for sources that seek. `damage` says what of the input
     could not be read behind this unit. `keys_part` and `keys_row` say where the plan keeps the samples' keys.
+    `name` is the input's path below the root that was given.
     """
 
     unit_id: str
@@ -126,6 +134,7 @@ class Unit:
     damage: str | None = None
     keys_part: str | None = None
     keys_row: int = 0
+    name: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -176,7 +185,9 @@ class Counts:
         hands = annotated = 0
         rejects: dict[str, int] = {}
         for row in ledger.to_pylist():
-            samples.setdefault((row["key"], row["frame_index"]), set()).add(row["status"])
+            # The unreadable rest of an input, which has no key, is no sample that anybody could count.
+            if row["key"] is not None:
+                samples.setdefault((row["key"], row["frame_index"]), set()).add(row["status"])
             if row["hand_index"] is not None:
                 hands += 1
                 annotated += row["status"] == "annotated"

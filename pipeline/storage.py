@@ -1,6 +1,8 @@
-"""Where bytes come from and go to: the only module that knows fsspec.
+"""Where bytes come from and go to: all storage, local and remote, by URI or local path.
 
-Every argument is a URI or a local path. Whatever is put is there whole or not at all.
+Whatever is put is there whole or not at all; whatever is read is whole or an error. A place that refuses or
+does not answer is a StorageError, raised after the retries; one object that is missing or cannot be had is
+a FileNotFoundError or another OSError. The kinds of storage are the files of `pipeline/stores/`.
 """
 
 import contextlib
@@ -8,49 +10,56 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from pipeline import names
+from pipeline.errors import ConfigError, StorageError
+from pipeline.stores import local, remote, s3
+from pipeline.stores.local import TEMPORARY_PREFIX
+from pipeline.stores.store import FileInfo, Store
 
-from pipeline.errors import ConfigError
+__all__ = ["TEMPORARY_PREFIX", "FileInfo"]
 
-TEMPORARY_PREFIX = ".tmp-"
+# By scheme; every other one goes to `remote`.
+STORES: dict[str, Store] = {"file": local, "s3": s3, "s3a": s3}
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
-_PLAIN = "/~ !$&'()*+,;=:@[]{}"
+_QUERY = re.compile(r"\?[A-Za-z][\w.-]*=.*", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class FileInfo:
-    """One object: its canonical URI, its size in bytes, and a version that changes when its content does."""
+def _store(uri: str) -> Store:
+    return STORES.get(_scheme(uri), remote)
 
-    uri: str
-    size: int
-    version: str
+
+def _scheme(uri: str) -> str:
+    return uri.split("://", 1)[0].lower() if _SCHEME.match(uri) else "file"
 
 
 def canonical(uri: str) -> str:
-    """Returns the URI with an explicit scheme and an absolute path, without credentials and query."""
-    if not _SCHEME.match(uri):
-        return "file://" + quote(os.path.abspath(os.path.expanduser(uri)), safe=_PLAIN)
-    scheme, rest = uri.split("://", 1)
+    """Returns the URI with an explicit scheme and an absolute path, without credentials and query.
+
+    In a key on S3 a `?` counts as part of the name (or as a wildcard) unless `name=` follows it.
+    """
+    scheme = _scheme(uri)
     if scheme == "file":
-        return "file://" + quote(os.path.abspath(unquote(rest)), safe=_PLAIN)
-    parts = urlsplit(uri)
-    host = parts.netloc.rsplit("@", 1)[-1]
-    return f"{scheme.lower()}://{host}{parts.path}".rstrip("/")
+        if _SCHEME.match(uri):
+            return local.to_uri(unquote(uri.split("://", 1)[1], errors="surrogateescape"))
+        return local.to_uri(os.path.expanduser(uri))
+    if scheme in ("http", "https"):
+        uri = f"{scheme}://{urlsplit(uri).netloc}{urlsplit(uri).path}"
+    authority, slash, path = _QUERY.sub("", uri.split("://", 1)[1]).partition("/")
+    return f"{scheme}://{authority.rsplit('@', 1)[-1]}{slash}{path}".rstrip("/")
+
+
+def resolved(uri: str) -> str:
+    """Returns the canonical URI with symbolic links followed, where a store has such."""
+    uri = canonical(uri)
+    return local.to_uri(os.path.realpath(local.to_path(uri))) if _scheme(uri) == "file" else uri
 
 
 def redacted(text: str) -> str:
     """Returns a URI without user, password and query; any other text as it is."""
     return canonical(text) if _SCHEME.match(text) and not text.startswith("file:") else text
-
-
-def _is_local(uri: str) -> bool:
-    return canonical(uri).startswith("file://")
 
 
 def join(folder: str, *names: str) -> str:
@@ -60,13 +69,20 @@ def join(folder: str, *names: str) -> str:
 
 def below(folder: str, key: str) -> str:
     """Returns the URI of the file with this path below a folder; undoes `key_below`."""
-    return join(canonical(folder), quote(key, safe=_PLAIN) if _is_local(folder) else key)
+    scheme = _scheme(folder)
+    if scheme == "file":
+        key = quote(os.fsencode(names.from_text(key)), safe=local.PLAIN)
+    elif STORES.get(scheme) is s3:
+        key = s3.escaped(key)
+    return join(canonical(folder), key)
 
 
 def key_below(folder: str, uri: str) -> str:
     """Returns the plain path of a file below a folder."""
-    path = canonical(uri).removeprefix(canonical(folder) + "/")
-    return unquote(path) if _is_local(folder) else path
+    path, scheme = canonical(uri).removeprefix(canonical(folder) + "/"), _scheme(folder)
+    if scheme == "file":
+        return names.to_text(unquote(path, errors="surrogateescape"))
+    return s3.unescaped(path) if STORES.get(scheme) is s3 else path
 
 
 def name_of(uri: str) -> str:
@@ -74,84 +90,28 @@ def name_of(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _open(uri: str) -> tuple[Any, str]:
-    """Returns the file system of a URI and the path inside it."""
-    uri = canonical(uri)
-    if uri.startswith("file://"):
-        return LocalFileSystem(), unquote(uri.removeprefix("file://"))
-    scheme = uri.split("://", 1)[0]
-    try:
-        # Listings are never cached: a file that another machine has just written must be seen.
-        options = {"use_listings_cache": False, "skip_instance_cache": False}
-        filesystem, path = fsspec.core.url_to_fs(uri, **options)
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"{uri}: cannot open {scheme}:// locations ({error})") from error
-    return filesystem, path
-
-
-def _uri(like: str, path: str) -> str:
-    scheme = canonical(like).split("://", 1)[0]
-    if scheme == "file":
-        return canonical(path)
-    return f"{scheme}://{path.lstrip('/')}"
-
-
-def _info(like: str, entry: dict[str, Any]) -> FileInfo:
-    version = entry.get("ETag") or entry.get("etag") or entry.get("mtime") or entry.get("created") or ""
-    return FileInfo(_uri(like, entry["name"]), int(entry["size"] or 0), str(version).strip('"'))
-
-
 def stat(uri: str) -> FileInfo | None:
     """Returns what is known of the object at a URI, or None if there is none."""
-    filesystem, path = _open(uri)
-    try:
-        entry = filesystem.info(path)
-    except FileNotFoundError:
-        return None
-    return _info(uri, entry) if entry["type"] == "file" else None
+    return _store(uri).stat(canonical(uri))
 
 
 def is_folder(uri: str) -> bool:
     """Says whether a URI is a folder (on an object store: a prefix that holds something)."""
-    filesystem, path = _open(uri)
-    return bool(filesystem.isdir(path))
+    return _store(uri).is_folder(canonical(uri))
 
 
 def list_files(folder: str) -> Iterator[FileInfo]:
     """Yields every file below a folder, at any depth, sorted by path; nothing for a missing folder.
 
     Hidden files and folders (a leading dot) are passed over, and with them what a killed `put` left.
+    Listings are never cached, and long ones come page by page.
     """
-    filesystem, path = _open(folder)
-    if isinstance(filesystem, LocalFileSystem):
-        yield from _list_local(Path(path))
-        return
-    found = filesystem.find(path, detail=True)
-    for name in sorted(found):
-        relative = name.removeprefix(path).lstrip("/")
-        if not any(part.startswith(".") for part in relative.split("/")):
-            yield _info(folder, found[name])
+    return _store(folder).list_files(canonical(folder))
 
 
-def _list_local(folder: Path) -> Iterator[FileInfo]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name + ("/" if entry.is_dir() else ""))
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _list_local(Path(entry.path))
-        elif entry.is_file():
-            status = entry.stat()
-            yield FileInfo(canonical(entry.path), status.st_size, str(status.st_mtime_ns))
-
-
-def glob(pattern: str) -> list[str]:
-    """Returns the URIs that match a pattern with `*`, `?`, `[…]` or `**`, sorted."""
-    filesystem, path = _open(pattern)
-    return sorted(_uri(pattern, name) for name in filesystem.glob(path))
+def glob(pattern: str) -> dict[str, FileInfo | None]:
+    """Returns what matches a pattern with `*`, `?`, `[…]` or `**`: URIs, sorted, None standing for a folder."""
+    return _store(pattern).glob(canonical(pattern))
 
 
 def read(uri: str) -> bytes:
@@ -160,80 +120,46 @@ def read(uri: str) -> bytes:
     Raises:
         FileNotFoundError: there is none.
     """
-    filesystem, path = _open(uri)
-    return cast(bytes, filesystem.cat_file(path))
+    return _store(uri).read(canonical(uri))
 
 
 def read_range(uri: str, first: int, last: int) -> bytes:
     """Returns bytes [first, last) of the object, fewer where it ends earlier."""
-    filesystem, path = _open(uri)
-    return cast(bytes, filesystem.cat_file(path, start=first, end=last))
+    return _store(uri).read_range(canonical(uri), first, last)
 
 
 @contextlib.contextmanager
 def open_input(uri: str) -> Iterator[BinaryIO]:
-    """Opens an object for seeking reads, which fetch only the ranges they touch."""
-    filesystem, path = _open(uri)
-    with filesystem.open(path, "rb") as stream:
+    """Opens an object for seeking reads, which fetch only the ranges they touch, all of one version."""
+    with _store(uri).open_input(canonical(uri)) as stream:
         yield stream
 
 
 def put(uri: str, data: bytes) -> None:
     """Writes an object atomically, replacing what is there: readers see the old bytes or the new ones."""
-    filesystem, path = _open(uri)
-    if isinstance(filesystem, LocalFileSystem):
-        temporary = _write_temporary(Path(path), data)
-        os.replace(temporary, path)
-    else:
-        filesystem.pipe_file(path, data)
+    _store(uri).put(canonical(uri), data)
 
 
 def put_new(uri: str, data: bytes) -> bool:
-    """Writes an object atomically unless one is there; says whether it did."""
-    filesystem, path = _open(uri)
-    try:
-        if isinstance(filesystem, LocalFileSystem):
-            temporary = _write_temporary(Path(path), data)
-            try:
-                os.link(temporary, path)
-            finally:
-                temporary.unlink()
-        else:
-            filesystem.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
-    return True
+    """Writes an object atomically unless one is there; says whether it did.
 
-
-def _write_temporary(target: Path, data: bytes) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-    with open(temporary, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return temporary
+    The content must be unlike anyone else's: on S3 the answer to a write can be lost, and equal content there
+    then counts as written by this call.
+    """
+    return _store(uri).put_new(canonical(uri), data)
 
 
 def delete(uri: str) -> None:
     """Removes an object if it is there."""
-    filesystem, path = _open(uri)
-    with contextlib.suppress(FileNotFoundError):
-        filesystem.rm_file(path)
+    _store(uri).delete(canonical(uri))
 
 
 def sweep(folder: str) -> int:
-    """Removes what killed writers left below a folder; returns how many files that were.
+    """Removes what killed writers left below a folder (temporary files, unfinished uploads); returns how much.
 
     Only the holder of the output's lease may call it: a temporary file of a live writer would go as well.
     """
-    filesystem, path = _open(folder)
-    if not isinstance(filesystem, LocalFileSystem):
-        return 0
-    left = list(Path(path).rglob(f"{TEMPORARY_PREFIX}*")) if Path(path).is_dir() else []
-    for file in left:
-        file.unlink(missing_ok=True)
-    return len(left)
+    return _store(folder).sweep(canonical(folder))
 
 
 def require_writable(folder: str) -> None:
@@ -246,5 +172,7 @@ def require_writable(folder: str) -> None:
     try:
         put(probe, b"")
         delete(probe)
+    except StorageError as error:
+        raise ConfigError(f"{folder}: cannot write there: {error}") from error
     except OSError as error:
         raise ConfigError(f"{folder}: cannot write there ({error}); choose another --output") from error

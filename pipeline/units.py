@@ -3,16 +3,20 @@
 import hashlib
 import io
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.errors import ConfigError
 from pipeline.records import KEYS, PLAN, Unit
 from pipeline.sources import SOURCES
 from pipeline.sources.source import Extent, Input
+from pipeline.storage import FileInfo
 
 KEYS_ROWS = 64
 SMALLEST_UNIT = 16
@@ -39,25 +43,30 @@ def rows_per_unit(samples: int, crop_size: int) -> int:
 
 @dataclass(frozen=True)
 class PlannedUnit:
-    """A unit and its samples' keys, before the plan is stored."""
+    """A unit, its samples' keys and, for loose images, their files' versions, before the plan is stored."""
 
     unit: Unit
     keys: tuple[str, ...]
+    versions: tuple[str, ...] = ()
 
 
 def cut(source: Input, extent: Extent, rows: int, *, first: int = 0) -> list[PlannedUnit]:
-    """Cuts an input's samples into units of at most `rows`; the first sample has number `first`."""
-    versions = {storage.key_below(source.uri, file.uri): file for file in source.files}
+    """Cuts an input's samples into units of at most `rows`; the first sample has number `first`.
+
+    A unit ends at the input's last seam within its reach, unless that would leave it less than half full.
+    """
+    one_object = SOURCES[source.source].one_object
+    files = {} if one_object else _files(source)
     units = []
-    starts = range(0, len(extent.keys), rows) if extent.keys else [0]
-    for start in starts:
-        keys = tuple(extent.keys[start : start + rows])
-        stop = start + len(keys)
-        if SOURCES[source.source].one_object:
+    bounds = _bounds(len(extent.keys), rows, extent.seams)
+    for start, stop in pairwise(bounds):
+        keys = tuple(extent.keys[start:stop])
+        if one_object:
+            versions: tuple[str, ...] = ()
             size, version = source.files[0].size, source.version
         else:
-            files = [versions[key] for key in keys]
-            size, version = sum(file.size for file in files), _version(keys, source)
+            versions = tuple(_version(files[key]) for key in keys)
+            size, version = sum(files[key].size for key in keys), _digest(keys, versions)
         unit = Unit(
             unit_id=unit_id(source.uri, first + start, first + stop),
             source=source.source,
@@ -69,18 +78,35 @@ def cut(source: Input, extent: Extent, rows: int, *, first: int = 0) -> list[Pla
             offset=extent.offsets[start] if extent.offsets else 0,
             length=extent.offsets[stop] - extent.offsets[start] if extent.offsets else 0,
             damage=extent.damage if stop == len(extent.keys) else None,
+            name=source.name,
         )
-        units.append(PlannedUnit(unit, keys))
+        units.append(PlannedUnit(unit, keys, versions))
     return units
 
 
-def _version(keys: Iterable[str], folder: Input) -> str:
-    """Digests names, sizes and versions of some files of a folder; a file that is gone counts as such."""
-    files = {storage.key_below(folder.uri, file.uri): file for file in folder.files}
+def _bounds(samples: int, rows: int, seams: Sequence[int]) -> list[int]:
+    """Returns where units begin and the last one ends; without samples there is one empty unit."""
+    bounds = [0]
+    while samples - bounds[-1] > rows:
+        most = bounds[-1] + rows
+        seam = seams[bisect_right(seams, most) - 1] if seams and seams[0] <= most else 0
+        bounds.append(seam if 2 * seam > most + bounds[-1] else most)
+    return [*bounds, samples]
+
+
+def _files(folder: Input) -> dict[str, FileInfo]:
+    return {storage.key_below(folder.uri, file.uri): file for file in folder.files}
+
+
+def _version(file: FileInfo) -> str:
+    return f"{file.size}-{file.version}"
+
+
+def _digest(keys: Iterable[str], versions: Iterable[str]) -> str:
+    """Returns the version of a unit of loose images."""
     digest = hashlib.sha256()
-    for key in keys:
-        file = files.get(key)
-        digest.update(f"{key}\0{file.size if file else ''}\0{file.version if file else ''}\n".encode())
+    for key, version in zip(keys, versions, strict=True):
+        digest.update(f"{key}\0{version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
 
@@ -90,6 +116,7 @@ class Settled:
 
     units: every unit of the plan, in order. requested: the ids of those whose input the request names.
     known: there was a plan before. added, changed, removed: URIs (or paths of loose images), for the log.
+    incomplete: the ids of units some of whose images are gone: to do them anew would lose what is known of those.
     """
 
     units: tuple[Unit, ...]
@@ -98,6 +125,7 @@ class Settled:
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    incomplete: frozenset[str] = frozenset()
 
     @property
     def digest(self) -> str:
@@ -127,6 +155,7 @@ def settle(
     fresh: list[tuple[Input, int]] = []
     replaced: list[PlannedUnit] = []
     added, changed, removed = [], [], []
+    incomplete: set[str] = set()
     for source in inputs:
         known = by_input.get(source.uri)
         if not known:
@@ -137,16 +166,19 @@ def settle(
                 fresh.append((source, 0))
                 changed.append(source.uri)
         else:
-            present = {storage.key_below(source.uri, file.uri): file for file in source.files}
+            present = _files(source)
             planned: set[str] = set()
             for unit in known:
-                keys = load_keys(output, unit)
-                planned.update(keys)
-                gone = [key for key in keys if key not in present]
+                before = load_versions(output, unit)
+                planned.update(before)
+                gone = [key for key in before if key not in present]
                 removed += [storage.below(source.uri, key) for key in gone]
-                version = _version(keys, source)
-                if version != unit.version and not gone:
-                    replaced.append(PlannedUnit(replace(unit, version=version), tuple(keys)))
+                if gone:
+                    incomplete.add(unit.unit_id)
+                now = {key: _version(present[key]) if key in present else before[key] for key in before}
+                if now != before:
+                    unit = replace(unit, version=_digest(now, now.values()))
+                    replaced.append(PlannedUnit(unit, tuple(now), tuple(now.values())))
                     changed.append(unit.unit_id)
             new = tuple(file for key, file in present.items() if key not in planned)
             if new:
@@ -168,6 +200,7 @@ def settle(
         added=tuple(added),
         changed=tuple(changed),
         removed=tuple(removed),
+        incomplete=frozenset(incomplete),
     )
 
 
@@ -186,12 +219,13 @@ def within(units: Sequence[Unit], limit: int | None) -> list[Unit]:
 def _store(output: str, planned: Sequence[PlannedUnit]) -> list[Unit]:
     """Writes the keys first and the plan, which names them, last: the plan is there whole or not at all."""
     folder = storage.join(output, "plan")
-    number = len([file for file in storage.list_files(folder) if "/keys/" not in file.uri])
+    number = max((int(storage.name_of(uri)[:6]) + 1 for uri in _plan_files(output)), default=0)
     rows = []
     for start in range(0, len(planned), KEYS_ROWS):
         part = f"{number:06d}-{start // KEYS_ROWS:06d}.parquet"
         some = planned[start : start + KEYS_ROWS]
-        table = pa.table({"keys": [list(item.keys) for item in some]}, schema=KEYS)
+        lists = [{"keys": list(item.keys), "versions": list(item.versions)} for item in some]
+        table = pa.Table.from_pylist(lists, schema=KEYS)
         storage.put(storage.join(folder, "keys", part), _parquet(table, row_group_size=1))
         rows += [replace(item.unit, keys_part=part, keys_row=row) for row, item in enumerate(some)]
     table = pa.Table.from_pylist([asdict(unit) for unit in rows], schema=PLAN)
@@ -205,13 +239,26 @@ def _parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
     return sink.getvalue()
 
 
+def _plan_files(output: str) -> list[str]:
+    folder = storage.canonical(storage.join(output, "plan"))
+    files = [file.uri for file in storage.list_files(folder)]
+    return [uri for uri in files if re.fullmatch(r"\d{6}\.parquet", storage.key_below(folder, uri))]
+
+
 def load_plan(output: str) -> list[Unit]:
-    """Returns the units of the stored plan; a later plan file overrides an earlier one."""
+    """Returns the units of the stored plan; a later plan file overrides an earlier one.
+
+    Raises:
+        ConfigError: a file of the plan is damaged.
+    """
     units: list[Unit] = []
-    for file in storage.list_files(storage.join(output, "plan")):
-        if "/keys/" not in file.uri:
-            rows = pq.read_table(io.BytesIO(storage.read(file.uri))).to_pylist()
-            units = merge(units, [Unit(**row) for row in rows])
+    for uri in _plan_files(output):
+        try:
+            rows = pq.read_table(io.BytesIO(storage.read(uri))).to_pylist()
+            newer = [Unit(**row) for row in rows]
+        except (pa.ArrowException, OSError, TypeError) as error:
+            raise ConfigError(f"{uri}: the stored plan is damaged ({error}); use another --output") from error
+        units = merge(units, newer)
     return units
 
 
@@ -229,8 +276,22 @@ def merge(units: Sequence[Unit], newer: Sequence[Unit]) -> list[Unit]:
 
 def load_keys(output: str, unit: Unit) -> list[str]:
     """Returns the keys of a unit's samples, in order."""
+    return [str(key) for key in _keys(output, unit)["keys"]]
+
+
+def load_versions(output: str, unit: Unit) -> dict[str, str]:
+    """Returns the versions that a unit's loose images had when they were planned, by key."""
+    row = _keys(output, unit)
+    return dict(zip(row["keys"], row["versions"], strict=True))
+
+
+def _keys(output: str, unit: Unit) -> dict[str, list[str]]:
     if unit.keys_part is None:
-        return []
-    with storage.open_input(storage.join(output, "plan", "keys", unit.keys_part)) as stream:
-        group = pq.ParquetFile(stream).read_row_group(unit.keys_row)
-    return [str(key) for key in group.column("keys")[0].as_py()]
+        return {"keys": [], "versions": []}
+    uri = storage.join(output, "plan", "keys", unit.keys_part)
+    try:
+        with storage.open_input(uri) as stream:
+            row: dict[str, list[str]] = pq.ParquetFile(stream).read_row_group(unit.keys_row).to_pylist()[0]
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{uri}: the stored plan is damaged ({error}); use another --output") from error
+    return row

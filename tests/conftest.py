@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.s3_faults import Faults, Service, create_bucket, proxied
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
@@ -77,3 +80,35 @@ def annotated(tmp_path_factory: pytest.TempPathFactory, shards: Path, handocc: H
     assert "untrained" in done.stderr
     assert f"results: file://{out}" in done.stdout
     return out
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[tuple[str, int]]:
+    """An S3 service on loopback, for as long as the tests run."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """An empty bucket behind a proxy that can be told to misbehave; the environment points there."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    faults = Faults()
+    with proxied(moto_server, faults) as url:
+        settings = {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        bucket = f"test-{uuid.uuid4().hex[:12]}"
+        create_bucket(url, bucket)
+        yield Service(url, f"s3://{bucket}", faults)

@@ -10,8 +10,9 @@ FLOORS = ("model", "pipeline", "jobs")
 # Which files may import a library that would otherwise spread.
 ROOMS = {
     "ray": ("pipeline/ray_data.py", "jobs/cluster.py"),
-    "fsspec": ("pipeline/storage.py",),
-    "s3fs": ("pipeline/storage.py",),
+    "fsspec": ("pipeline/stores/",),
+    "s3fs": ("pipeline/stores/",),
+    "botocore": ("pipeline/stores/",),
     "yaml": ("jobs/options.py",),
     "argparse": ("jobs/options.py",),
     "smplx": ("model/mano/",),

@@ -2,19 +2,23 @@
 
 from pipeline import storage
 from pipeline.boxes.box_source import BoxSource
+from pipeline.boxes.detect import DetectorOptions, load_detector
 from pipeline.boxes.given import Given
 from pipeline.boxes.table import Table, load
 from pipeline.boxes.whole import Whole
 from pipeline.errors import ConfigError
 
-CHOICES = "given (the input carries them), whole (the image is one hand), or the URI of a table"
+CHOICES = (
+    "given (the input carries them), whole (the image is one hand), detect (they are looked for), "
+    "or the URI of a table"
+)
 
 
-def choose(boxes: str, side: str | None) -> BoxSource:
+def choose(boxes: str, side: str | None, detector: DetectorOptions | None = None) -> BoxSource:
     """Returns the box source that an option names.
 
     Raises:
-        ConfigError: `whole` without a side, an unknown name, or a table that cannot be read.
+        ConfigError: `whole` without a side, an unknown name, a table that cannot be read, or no detector.
     """
     if boxes == "given":
         return Given(side)
@@ -24,6 +28,8 @@ def choose(boxes: str, side: str | None) -> BoxSource:
                 "--boxes whole needs --side right or --side left: the image does not say whose hand it is"
             )
         return Whole(side)
+    if boxes == "detect":
+        return load_detector(detector or DetectorOptions())
     if not boxes.lower().endswith((".parquet", ".csv", ".json")):
         raise ConfigError(f"--boxes {boxes}: must be {CHOICES} (.parquet, .csv or .json)")
     load(storage.canonical(boxes))

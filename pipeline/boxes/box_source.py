@@ -1,5 +1,6 @@
 """What can say where the hands of an image are."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.records import HandBox, Sample
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class BoxSource(Protocol):
@@ -32,10 +35,9 @@ def parse_hand(
         return DataError("bad box", f"hand {index} is a {type(entry).__name__}, not an object")
     bbox = numbers(entry.get("bbox"), 4)
     if bbox is None:
-        return DataError(
-            "bad box", f"hand {index}: bbox must be [x, y, w, h], it is {entry.get('bbox')!r:.60}"
-        )
-    if not np.isfinite(bbox).all():
+        found = reprlib.repr(entry.get("bbox"))
+        return DataError("bad box", f"hand {index}: bbox must be [x, y, w, h], it is {found}")
+    if not _finite(bbox):
         return DataError("bad box", f"hand {index}: bbox {bbox} is not finite")
     if bbox[2] <= 0 or bbox[3] <= 0:
         return DataError("bad box", f"hand {index}: bbox {bbox} has no area")
@@ -43,17 +45,29 @@ def parse_hand(
     if given is None and side is None:
         return DataError("no side", f"hand {index} has no side; --side says which it is")
     if given is not None and given not in ("left", "right"):
-        return DataError("bad box", f"hand {index}: side must be left or right, it is {given!r:.40}")
-    camera = numbers(entry.get("camera") if entry.get("camera") is not None else sample_camera, 4)
-    score = entry.get("score")
+        return DataError("bad box", f"hand {index}: side must be left or right, it is {reprlib.repr(given)}")
+    score = numbers([entry.get("score")], 1)
     return HandBox(
         bbox=(bbox[0], bbox[1], bbox[2], bbox[3]),
         side=given or side or "",
         side_source="given" if given else "option",
         bbox_source=source,
-        score=float(score) if isinstance(score, int | float) else None,
-        camera=None if camera is None else (camera[0], camera[1], camera[2], camera[3]),
+        score=score[0] if score is not None and _finite(score) else None,
+        camera=camera_of(entry["camera"] if entry.get("camera") is not None else sample_camera),
     )
+
+
+def camera_of(value: Any) -> tuple[float, float, float, float] | None:
+    """Returns a camera (fx, fy, cx, cy), or None if it is anything else."""
+    camera = numbers(value, 4)
+    if camera is None or not _finite(camera):
+        return None
+    return camera[0], camera[1], camera[2], camera[3]
+
+
+def _finite(values: Sequence[float]) -> bool:
+    """Says whether numbers are finite as they are stored, in 32 bits."""
+    return all(abs(value) <= LARGEST for value in values)
 
 
 def numbers(value: Any, count: int) -> list[float] | None:

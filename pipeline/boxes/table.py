@@ -3,7 +3,7 @@
 import functools
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,11 @@ from pipeline.boxes.box_source import parse_hand
 from pipeline.errors import ConfigError, DataError
 from pipeline.records import HandBox, Sample
 
+# What a document of another shape, or none at all, makes of reading it.
+_UNREADABLE = (
+    *(OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError, MemoryError),
+)
 Index = dict[tuple[str, int | None], list[dict[str, Any]]]
 
 
@@ -32,27 +37,38 @@ def load(uri: str) -> Index:
         ConfigError: the table cannot be read, or lacks a column.
     """
     try:
-        data = storage.read(uri)
-        if uri.lower().endswith(".json"):
-            rows = _coco(json.loads(data))
-        elif uri.lower().endswith(".csv"):
-            text = pa.csv.ConvertOptions(column_types={"key": pa.string()})
-            rows = pa.csv.read_csv(io.BytesIO(data), convert_options=text).to_pylist()
-        else:
-            rows = pq.read_table(io.BytesIO(data)).to_pylist()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        columns, rows = _rows(uri, storage.read(uri))
+        if "key" not in columns or ("bbox" not in columns and not {"x", "y", "w", "h"} <= set(columns)):
+            raise ConfigError(
+                f"--boxes {uri}: needs `key` and `bbox` or `x, y, w, h`; it has {', '.join(columns)}"
+            )
+        index: Index = {}
+        for number, row in enumerate(rows):
+            if row["key"] is None:
+                raise ConfigError(f"--boxes {uri}: row {number} has no key")
+            row.setdefault("bbox", [row.get(name) for name in "xywh"])
+            frame = row.get("frame_index")
+            if isinstance(frame, float) and not frame.is_integer():
+                raise ValueError(f"row {number}: frame_index {frame} is no whole number")
+            place = str(row["key"]), None if frame is None else int(frame)
+            index.setdefault(place, []).append(row)
+    except _UNREADABLE as error:
         raise ConfigError(
             f"--boxes {uri}: not a readable Parquet, CSV or COCO JSON table ({error})"
         ) from error
-    index: Index = {}
-    for row in rows:
-        if row.get("key") is None or ("bbox" not in row and not {"x", "y", "w", "h"} <= row.keys()):
-            columns = ", ".join(row)
-            raise ConfigError(f"--boxes {uri}: needs `key` and `bbox` or `x, y, w, h`; a row has {columns}")
-        row.setdefault("bbox", [row.get(name) for name in "xywh"])
-        frame = row.get("frame_index")
-        index.setdefault((str(row["key"]), None if frame is None else int(frame)), []).append(row)
     return index
+
+
+def _rows(uri: str, data: bytes) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns a table's columns and rows."""
+    if uri.lower().endswith(".json"):
+        return ["key", "bbox"], _coco(json.loads(data))
+    if uri.lower().endswith(".csv"):
+        text = pa.csv.ConvertOptions(column_types={"key": pa.string()})
+        table = pa.csv.read_csv(io.BytesIO(data), convert_options=text)
+    else:
+        table = pq.read_table(io.BytesIO(data))
+    return table.column_names, table.to_pylist()
 
 
 def _coco(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -74,6 +90,19 @@ class Table:
 
     uri: str
     side: str | None = None
+
+    def require_any(self, keys: Collection[str]) -> None:
+        """Holds the table's keys against some of the job's.
+
+        Raises:
+            ConfigError: the table has rows, and none of them names one of these samples.
+        """
+        named = {key for key, _ in load(self.uri)}
+        if named and keys and named.isdisjoint(keys):
+            raise ConfigError(
+                f"--boxes {self.uri}: none of its keys (such as {min(named)!r}) is one of the input's "
+                f"(such as {min(keys)!r})"
+            )
 
     def _rows(self, sample: Sample) -> list[dict[str, Any]]:
         return load(self.uri).get((sample.key, sample.frame_index), [])

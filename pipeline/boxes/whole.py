@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.boxes.box_source import numbers
+from pipeline.boxes.box_source import camera_of
 from pipeline.errors import DataError
 from pipeline.records import HandBox, Sample
 
@@ -22,13 +22,12 @@ class Whole:
 
     def find(self, sample: Sample, image: NDArray[np.uint8]) -> Sequence[HandBox | DataError]:
         height, width = image.shape[:2]
-        camera = numbers(sample.camera, 4)
         return [
             HandBox(
                 bbox=(0.0, 0.0, float(width), float(height)),
                 side=self.side,
                 side_source="option",
                 bbox_source="whole",
-                camera=None if camera is None else (camera[0], camera[1], camera[2], camera[3]),
+                camera=camera_of(sample.camera),
             )
         ]

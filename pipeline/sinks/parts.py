@@ -1,9 +1,16 @@
-"""A unit's Parquet parts: the ledger, and the annotations, whose existence is the commit."""
+"""A unit's Parquet parts: the ledger, and the annotations, whose existence is the commit.
+
+A part holds one unit and is named after it, or holds many and is named `compacted_<hash>`: such a file lists its
+units, their counts and how many rows each has, in its metadata (`pipeline.compact`).
+"""
 
 import io
+import json
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,70 +18,159 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.records import Counts, Unit
 
+# No unit's id can begin like this: a slug has no underscore.
+COMPACTED = "compacted_"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a file."""
+
+    first: int
+    count: int
+
 
 @dataclass(frozen=True)
 class Part:
-    """What a committed annotation part says of its unit."""
+    """What a committed annotation part says of a unit.
+
+    file: the name of the file that holds it, without ending. annotations, ledger: where the unit's rows lie in the
+    two files of that name; None for all of them.
+    """
 
     unit_id: str
     unit_version: str
     fingerprint: str
     counts: Counts
+    file: str
+    annotations: Rows | None = None
+    ledger: Rows | None = None
 
 
-def part_uri(output: str, folder: str, unit_id: str) -> str:
-    """Returns where a unit's part lies; `folder` is annotations or ledger."""
-    return storage.join(output, folder, f"{unit_id}.parquet")
+def part_uri(output: str, folder: str, name: str) -> str:
+    """Returns where a part lies, by its unit's id or its file's name; `folder` is annotations or ledger."""
+    return storage.join(output, folder, f"{name}.parquet")
 
 
-def write_part(uri: str, table: pa.Table, metadata: Mapping[str, str]) -> None:
+def write_part(
+    uri: str, table: pa.Table, metadata: Mapping[str, str], row_group_size: int | None = None
+) -> None:
     """Writes a table with file metadata, atomically; equal tables give equal bytes."""
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(dict(metadata)), sink, compression="zstd", store_schema=True)
+    table = table.replace_schema_metadata(dict(metadata))
+    pq.write_table(table, sink, compression="zstd", store_schema=True, row_group_size=row_group_size)
     storage.put(uri, sink.getvalue())
 
 
-def read_part(output: str, unit_id: str) -> Part | None:
-    """Reads the footer of a unit's annotation part; None where it is missing or not ours."""
+def read_metadata(output: str, folder: str, name: str) -> dict[str, str]:
+    """Returns what the footer of a part says of it."""
+    with storage.open_input(part_uri(output, folder, name)) as stream:
+        metadata = pq.read_metadata(stream).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
+
+
+def read_parts(output: str, name: str, folder: str = "annotations") -> list[Part]:
+    """Reads the footer of a part and returns what it says of its units; nothing where it is missing or not ours."""
     try:
-        with storage.open_input(part_uri(output, "annotations", unit_id)) as stream:
-            metadata = pq.read_metadata(stream).metadata or {}
-        said = {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
-        return Part(unit_id, said["unit_version"], said["fingerprint"], Counts.from_json(said["counts"]))
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError):
-        return None
+        said = read_metadata(output, folder, name)
+        if "compacted" in said:
+            return _listed(name, said["fingerprint"], json.loads(said["compacted"]))
+        counts = Counts.from_json(said["counts"])
+        return [Part(name, said["unit_version"], said["fingerprint"], counts, name)]
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        # A footer that cannot be read is no commit: the unit is done again.
+        return []
 
 
-def read_table(output: str, folder: str, unit_id: str) -> pa.Table:
-    """Returns a unit's part as a table; `folder` is annotations or ledger."""
-    return pq.read_table(io.BytesIO(storage.read(part_uri(output, folder, unit_id))))
+def _listed(name: str, fingerprint: str, units: Sequence[Mapping[str, Any]]) -> list[Part]:
+    parts, annotations, ledger = [], 0, 0
+    for unit in units:
+        parts.append(
+            Part(
+                unit["unit_id"],
+                unit["unit_version"],
+                fingerprint,
+                Counts(**unit["counts"]),
+                name,
+                Rows(annotations, unit["annotations"]),
+                Rows(ledger, unit["ledger"]),
+            )
+        )
+        annotations += unit["annotations"]
+        ledger += unit["ledger"]
+    return parts
+
+
+def read_file(output: str, folder: str, name: str) -> pa.Table:
+    """Returns all the rows of a part."""
+    return pq.read_table(io.BytesIO(storage.read(part_uri(output, folder, name))))
+
+
+def read_table(output: str, folder: str, part: Part) -> pa.Table:
+    """Returns a unit's rows as a table; `folder` is annotations or ledger."""
+    rows = part.annotations if folder == "annotations" else part.ledger
+    if rows is None:
+        return read_file(output, folder, part.file)
+    with storage.open_input(part_uri(output, folder, part.file)) as stream:
+        file = pq.ParquetFile(stream)
+        groups, seen, before = list[int](), 0, 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if seen < rows.first + rows.count and rows.first < seen + count:
+                before = before if groups else seen
+                groups.append(group)
+            seen += count
+        return file.read_row_groups(groups).slice(rows.first - before, rows.count)
 
 
 def committed(output: str, units: Sequence[Unit], fingerprint: str) -> dict[str, Part]:
     """Returns the parts of those units that are done: there, of this fingerprint, of the unit's version."""
-    present = {storage.name_of(file.uri) for file in storage.list_files(storage.join(output, "annotations"))}
-    there = [unit for unit in units if f"{unit.unit_id}.parquet" in present]
+    versions = {unit.unit_id: unit.version for unit in units}
+    names = [
+        name
+        for file in storage.list_files(storage.join(output, "annotations"))
+        if (name := storage.name_of(file.uri).removesuffix(".parquet")) in versions
+        or name.startswith(COMPACTED)
+    ]
     with ThreadPoolExecutor(16) as pool:
-        parts = list(pool.map(lambda unit: read_part(output, unit.unit_id), there))
-    return {
-        unit.unit_id: part
-        for unit, part in zip(there, parts, strict=True)
-        if part is not None and part.fingerprint == fingerprint and part.unit_version == unit.version
-    }
+        found = {
+            part.unit_id: part
+            for parts in pool.map(lambda name: read_parts(output, name), names)
+            for part in parts
+            if part.fingerprint == fingerprint and part.unit_version == versions.get(part.unit_id)
+        }
+    return {unit.unit_id: found[unit.unit_id] for unit in units if unit.unit_id in found}
+
+
+_OF_A_UNIT = re.compile(r"([A-Za-z0-9-]+-[0-9a-f]{16}-\d{8,}-\d{8,})(\.parquet|\.tar|/.*\.ply)")
 
 
 def drop_orphans(output: str, units: Sequence[Unit]) -> int:
-    """Removes what lies in the output for units that are no longer in the plan; returns how many parts.
+    """Removes what was written for units that are no longer in the plan; returns how many parts.
 
-    The annotation part goes first: without it the rest counts for nothing.
+    Files that are not named after a unit are somebody else's and stay. What a compacted part holds of such units
+    is left to `compact.release`.
     """
     planned = {unit.unit_id for unit in units}
-    dropped = 0
+    # The annotation part goes first: without it the rest counts for nothing.
+    orphans = [
+        (folder, file)
+        for folder in ("annotations", "ledger", "meshes")
+        for file in storage.list_files(storage.join(output, folder))
+        if (named := _OF_A_UNIT.fullmatch(storage.key_below(storage.join(output, folder), file.uri)))
+        and named.group(1) not in planned
+    ]
+    for _, file in orphans:
+        storage.delete(file.uri)
+    return sum(folder == "annotations" for folder, _ in orphans)
+
+
+def withdraw(output: str, units: Sequence[Unit]) -> None:
+    """Takes back what there is of units that are to be done anew: the commit first, then what it vouched for."""
+    again = {unit.unit_id for unit in units}
     for folder in ("annotations", "ledger", "meshes"):
         root = storage.join(output, folder)
-        for file in storage.list_files(root):
-            name = storage.key_below(root, file.uri).split("/", 1)[0]
-            if name.removesuffix(".parquet").removesuffix(".tar") not in planned:
+        for file in list(storage.list_files(root)):
+            named = _OF_A_UNIT.fullmatch(storage.key_below(root, file.uri))
+            if named and named.group(1) in again:
                 storage.delete(file.uri)
-                dropped += folder == "annotations"
-    return dropped

@@ -1,6 +1,6 @@
 """The kinds of input, in one table: a new one is a file here and a line in `SOURCES`."""
 
-from pipeline.sources import images, parquet, webdataset
+from pipeline.sources import images, parquet, video, webdataset
 from pipeline.sources.source import Source
 
 SOURCES: dict[str, Source] = {
@@ -9,6 +9,7 @@ SOURCES: dict[str, Source] = {
         images.SOURCE,
         webdataset.SOURCE,
         parquet.SOURCE,
+        video.SOURCE,
     )
 }
 

@@ -13,6 +13,7 @@ ENDINGS = frozenset(
         *(".gif", ".jp2", ".avif", ".heic", ".heif"),
     ]
 )
+MAX_IMAGE_BYTES = 1 << 30
 
 
 def probe(folder: Input) -> Extent:
@@ -23,8 +24,15 @@ def probe(folder: Input) -> Extent:
 def read(unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
     """Yields one sample per file, still encoded."""
     for key in keys:
+        uri = storage.below(unit.input, key)
         try:
-            yield Sample(key=key, image=storage.read(storage.below(unit.input, key)))
+            # One file can only be too large where all of them together are.
+            info = storage.stat(uri) if unit.size > MAX_IMAGE_BYTES else None
+            if info is not None and info.size > MAX_IMAGE_BYTES:
+                detail = f"{info.size} bytes; at most {MAX_IMAGE_BYTES}"
+                yield Sample(key=key, error=DataError("file too large", detail))
+            else:
+                yield Sample(key=key, image=storage.read(uri))
         except FileNotFoundError:
             yield Sample(key=key, error=DataError("missing file", "it was there when the job was planned"))
         except OSError as error:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pipeline import storage
+from pipeline.errors import DataError
 from pipeline.records import Sample, Unit
 from pipeline.storage import FileInfo
 
@@ -11,12 +13,14 @@ from pipeline.storage import FileInfo
 class Input:
     """One input of a request: its canonical URI and the objects it consists of.
 
-    A folder of images has its files here; every other input is one object.
+    A folder of images has its files here; every other input is one object. `name` is its path below the root that
+    was given, by which boxes tables know a film.
     """
 
     uri: str
     source: str
     files: tuple[FileInfo, ...]
+    name: str = ""
 
     @property
     def version(self) -> str:
@@ -30,12 +34,16 @@ class Extent:
 
     offsets: for sources that seek, len(keys) + 1 byte offsets inside the input; empty otherwise.
     damage: why the input could not be read to its end, if so.
+    timestamps: for films, the presentation time of each sample in seconds.
+    seams: numbers of samples before which a cut costs nothing, ascending: a film's key frames.
     """
 
     keys: Sequence[str]
     offsets: Sequence[int] = ()
     damage: str | None = None
     has_boxes: bool = False
+    timestamps: Sequence[float] = ()
+    seams: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,19 @@ class Source:
     probe: Callable[[Input], Extent]
     read: Callable[[Unit, Sequence[str]], Iterator[Sample]]
     one_object: bool = True
+
+
+def require_unchanged(unit: Unit) -> None:
+    """Holds a unit's one object against the plan; after it was opened or read, so that nothing comes between.
+
+    Raises:
+        DataError: it is gone, or is not the one that was planned: its samples may be others by now.
+    """
+    now = storage.stat(unit.input)
+    if now is None:
+        raise DataError("missing file", "it was there when the job was planned")
+    if f"{now.size}-{now.version}" != unit.version:
+        raise DataError("changed input", "it changed since it was planned; the same command plans it anew")
 
 
 def unrepeated(keys: Sequence[str]) -> list[str]:

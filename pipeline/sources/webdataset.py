@@ -4,15 +4,31 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from pipeline import storage
 from pipeline.errors import DataError
+from pipeline.names import to_text
 from pipeline.records import Sample, Unit
 from pipeline.sources import images
-from pipeline.sources.source import Extent, Input, Source, unrepeated
+from pipeline.sources.source import Extent, Input, Source, require_unchanged, unrepeated
 
 MAX_MEMBER_BYTES = 1 << 30
+MAX_LABEL_BYTES = 64 << 20
+MAX_PADDING_BYTES = 4 << 20
+
+# What `tarfile` raises for headers that are not what they claim to be, and what a file system does.
+_UNREADABLE = (
+    tarfile.TarError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    OSError,
+)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -22,11 +38,46 @@ def split_name(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), dot + ending.lower()
 
 
+@dataclass
+class _Group:
+    """The members of one sample, by ending; offset and end are bytes of the archive."""
+
+    key: str
+    offset: int
+    end: int
+    members: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+
+
+def _grouped(archive: tarfile.TarFile) -> Iterator[_Group]:
+    """Yields samples: consecutive members of one key; an ending that comes again begins another sample.
+
+    Where the archive cannot be read further, the sample that was begun is yielded before the error passes.
+    """
+    group: _Group | None = None
+    try:
+        for member in _members(archive):
+            key, ending = split_name(to_text(member.name))
+            if group is None or key != group.key or ending in group.members:
+                if group is not None:
+                    yield group
+                group = _Group(key, member.offset, archive.offset)
+            group.members[ending] = member
+            group.end = archive.offset
+    except _UNREADABLE:
+        if group is not None:
+            yield group
+        raise
+    if group is not None:
+        yield group
+
+
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yields the archive's files and forgets them, so that a long archive takes no memory."""
+    """Yields all but folders and forgets it, so that a long archive takes no memory."""
     while (member := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]
-        if member.isfile():
+        if archive.offset < member.offset_data:
+            raise tarfile.ReadError("a member of negative size")
+        if not member.isdir():
             yield member
 
 
@@ -34,79 +85,83 @@ def probe(shard: Input) -> Extent:
     """Reads the headers of a shard, once and in order, and skips what lies between them."""
     keys: list[str] = []
     offsets: list[int] = []
-    damage, end, has_boxes = None, 0, False
-    with storage.open_input(shard.uri) as stream:
-        try:
-            with tarfile.open(fileobj=stream, mode="r:") as archive:
-                for member in _members(archive):
-                    key, ending = split_name(member.name)
-                    if not keys or key != keys[-1]:
-                        keys.append(key)
-                        offsets.append(member.offset)
-                    has_boxes |= ending == ".json"
-                    end = archive.offset
-                damage = _unfinished(stream, archive.offset)
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            damage = f"unreadable behind byte {end}: {error}"
-        size = shard.files[0].size
+    damage, end, has_boxes, size = None, 0, False, shard.files[0].size
+    try:
+        with storage.open_input(shard.uri) as stream, _opened(stream) as archive:
+            for group in _grouped(archive):
+                keys.append(group.key)
+                offsets.append(group.offset)
+                end = group.end
+                has_boxes |= ".json" in group.members
+            damage = _unfinished(stream, archive.offset, size)
+    except _UNREADABLE as error:
+        damage = f"unreadable behind byte {min(end, size)}: {error or type(error).__name__}"
     return Extent(unrepeated(keys), [*offsets, min(end, size)] if keys else [], damage, has_boxes)
 
 
-def _unfinished(stream: BinaryIO, offset: int) -> str | None:
+def _opened(stream: BinaryIO) -> tarfile.TarFile:
+    # What is not UTF-8 must not depend on the machine's locale.
+    return tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape")
+
+
+def _unfinished(stream: BinaryIO, offset: int, size: int) -> str | None:
     """Says why an archive did not end at an end marker; `tarfile` takes a bad header for the end."""
-    stream.seek(offset if offset % tarfile.BLOCKSIZE == 0 else max(0, offset - tarfile.BLOCKSIZE))
+    stream.seek(offset)
     block = stream.read(tarfile.BLOCKSIZE)
     if not block:
         return "it ends without an end marker: it may have been cut"
-    return f"damaged header at byte {offset}" if block.strip(b"\0") else None
+    if block.strip(b"\0"):
+        return f"damaged header at byte {offset}"
+    # Archives that were joined end to end, or a file whose blocks were lost: no padding is as long as that.
+    behind = size - offset
+    if behind > MAX_PADDING_BYTES or stream.read(behind).strip(b"\0"):
+        return f"the end marker at byte {offset} is not the end: {behind} bytes lie behind it"
+    return None
 
 
 def read(unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
     """Yields the samples of a run of the shard, fetched by one range read."""
-    data = storage.read_range(unit.input, unit.offset, unit.offset + unit.length)
     remaining = iter(keys)
+    problem = DataError("truncated shard", "the shard ends before it")
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            for parts in _grouped(archive):
+        data = storage.read_range(unit.input, unit.offset, unit.offset + unit.length)
+        require_unchanged(unit)
+        with _opened(io.BytesIO(data)) as archive:
+            for group in _grouped(archive):
                 key = next(remaining, None)
                 if key is None:
                     break
+                parts = {ending: _content(archive, member) for ending, member in group.members.items()}
                 yield _sample(key, parts)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        problem = str(error)
-    else:
-        problem = "the shard ends before it"
+    except DataError as error:
+        problem = error
+    except FileNotFoundError:
+        problem = DataError("missing file", "it was there when the job was planned")
+    except _UNREADABLE as error:
+        problem = DataError("truncated shard", str(error) or type(error).__name__)
     for key in remaining:
-        yield Sample(key=key, error=DataError("truncated shard", problem))
-
-
-def _grouped(archive: tarfile.TarFile) -> Iterator[dict[str, bytes | DataError]]:
-    """Yields the members of each sample by their ending."""
-    current: str | None = None
-    parts: dict[str, bytes | DataError] = {}
-    for member in _members(archive):
-        key, ending = split_name(member.name)
-        if key != current and current is not None:
-            yield parts
-            parts = {}
-        current = key
-        parts[ending] = _content(archive, member)
-    if current is not None:
-        yield parts
+        yield Sample(key=key, error=problem)
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | DataError:
+    if not member.isreg() or member.issparse():
+        return DataError("no image", f"{member.name} is a link, a device or full of holes")
     if member.size > MAX_MEMBER_BYTES:
         return DataError("member too large", f"{member.size} bytes; at most {MAX_MEMBER_BYTES}")
-    stream = archive.extractfile(member)
-    data = stream.read() if stream else b""
+    try:
+        stream = archive.extractfile(member)
+        data = stream.read() if stream else b""
+    except tarfile.TarError:
+        data = b""
     if len(data) < member.size:
-        return DataError("truncated shard", f"{len(data)} of {member.size} bytes are there")
+        return DataError("truncated shard", f"its {member.size} bytes are not all there")
     return data
 
 
 def _sample(key: str, parts: dict[str, bytes | DataError]) -> Sample:
-    ending = next((name for name in parts if "." + name.rsplit(".", 1)[-1] in images.ENDINGS), None)
+    pictures = [name for name in parts if "." + name.rsplit(".", 1)[-1] in images.ENDINGS]
+    # `.seg.png` and the like stand beside the picture itself.
+    ending = min(pictures, key=lambda name: name.count("."), default=None)
     if ending is None:
         found = ", ".join(sorted(parts)) or "nothing"
         return Sample(key=key, error=DataError("no image", f"the sample holds {found}"))
@@ -125,6 +180,8 @@ def _sample(key: str, parts: dict[str, bytes | DataError]) -> Sample:
 def _label(data: bytes | DataError) -> dict[str, Any]:
     if isinstance(data, DataError):
         raise data
+    if len(data) > MAX_LABEL_BYTES:
+        raise DataError("unreadable label", f"the .json has {len(data)} bytes; at most {MAX_LABEL_BYTES}")
     try:
         label = json.loads(data)
     except (ValueError, RecursionError) as error:

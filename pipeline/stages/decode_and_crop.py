@@ -18,6 +18,8 @@ from pipeline.sources import SOURCES
 from pipeline.stages.decode import decode_image
 from pipeline.units import load_keys
 
+MAX_HANDS = 1000
+
 
 @dataclass(frozen=True)
 class DecodeAndCrop:
@@ -52,13 +54,19 @@ class DecodeAndCrop:
 
     def _take(self, sample: Sample, page: "_Page") -> None:
         """Enters one sample: its hands as crops, or why it has none."""
+        stage = "read"
         try:
-            image = self._image(sample)
+            if sample.error is not None:
+                raise sample.error
+            stage = "decode"
+            image = decode_image(sample.image) if isinstance(sample.image, bytes) else sample.image
+            stage = "boxes"
             found = self.boxes.find(sample, image)
+            if len(found) > MAX_HANDS:
+                raise DataError("too many hands", f"{len(found)} in one image; at most {MAX_HANDS}")
         except DataError as error:
             asked = self.boxes.asked(sample)
-            stage = "decode" if error.kind not in ("no boxes", "bad box") else "boxes"
-            for index in range(asked) if asked else [None]:
+            for index in range(asked) if 0 < asked <= MAX_HANDS else [None]:
                 page.reject(sample, index, error, stage)
             return
         if not found:
@@ -71,19 +79,15 @@ class DecodeAndCrop:
             except DataError as error:
                 page.reject(sample, index, error, "boxes")
 
-    def _image(self, sample: Sample) -> NDArray[np.uint8]:
-        if sample.error is not None:
-            raise sample.error
-        return decode_image(sample.image) if isinstance(sample.image, bytes) else sample.image
-
     def _crop(self, image: NDArray[np.uint8], hand: HandBox) -> tuple[NDArray[np.uint8], CropAffine]:
         """Returns the crop, left hands mirrored, and where it lies."""
         height, width = image.shape[:2]
-        box = crop_box(hand.bbox, width, height, self.crop_rule)
+        x, y, w, h = hand.bbox
+        # The crop rule would move a box that lies left of or above the image into it.
+        box = crop_box(hand.bbox, width, height, self.crop_rule) if x + w > 0 and y + h > 0 else None
         if box is None:
-            raise DataError(
-                "box outside", f"bbox {list(hand.bbox)} does not touch the {width}x{height} image"
-            )
+            detail = f"bbox {list(hand.bbox)} covers less than a pixel of the {width}x{height} image"
+            raise DataError("box outside", detail)
         affine = crop_affine(box, self.crop_size, image_width=width, flip=hand.side == "left")
         try:
             return to_uint8(crop_image(image, affine)), affine

@@ -11,7 +11,7 @@ def test_braces_and_lists_are_expanded_in_order(tmp_path: Path) -> None:
     assert list(expand_braces("{a,b}/{1..2}")) == ["a/1", "a/2", "b/1", "b/2"]
     listed = tmp_path / "list.txt"
     listed.write_text("# shards\n/x/a.tar\n\n/x/{0..1}.tar\n/x/a.tar\n")
-    assert expand([f"@{listed}"]) == ["file:///x/a.tar", "file:///x/0.tar", "file:///x/1.tar"]
+    assert list(expand([f"@{listed}"])) == ["file:///x/a.tar", "file:///x/0.tar", "file:///x/1.tar"]
 
 
 def test_a_folder_gives_its_images_together_and_its_shards_one_by_one(tmp_path: Path) -> None:
@@ -36,6 +36,19 @@ def test_an_argument_that_names_nothing_is_an_error(tmp_path: Path, argument: st
     (tmp_path / "a.xyz").write_bytes(b"")
     with pytest.raises(ConfigError, match=says):
         find_inputs([f"{tmp_path}/{argument}"])
+
+
+def test_what_the_job_wrote_itself_is_no_input(tmp_path: Path) -> None:
+    for name in ("a.jpg", "images/b.jpg", "annotations/x.parquet", "meshes/x.tar", "report/hands/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path.parent / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path.parent / "link"):
+        (images,) = find_inputs([str(folder)], output=str(tmp_path))[0]
+        names = [uri.rsplit("/", 1)[-1] for uri in (file.uri for file in images.files)]
+        assert names == ["a.jpg", "b.jpg"]
+        with pytest.raises(ConfigError, match="written by this very job"):
+            find_inputs([f"{folder}/meshes/x.tar"], output=str(tmp_path))
 
 
 def test_names_with_odd_characters_keep_their_files_apart(tmp_path: Path) -> None:

@@ -63,6 +63,24 @@ def test_of_several_that_find_an_expired_lease_one_wins(tmp_path: Path) -> None:
     assert said == ["lost", "lost", "lost", "won"]
 
 
+def test_a_driver_that_lost_its_lease_while_it_was_held_up_is_interrupted(tmp_path: Path) -> None:
+    code = (
+        "import json, time; from pathlib import Path; from pipeline import lease\n"
+        f"folder = Path({str(tmp_path)!r}) / 'lease'\n"
+        "try:\n"
+        f"    with lease.hold({str(tmp_path)!r}, lifetime_s=0.4):\n"
+        "        (folder / '000002.json').write_text('{}')\n"
+        "        time.sleep(20)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path.cwd(), capture_output=True, text=True, timeout=15, check=False
+    )
+    assert done.stdout.strip() == "interrupted"
+    assert not json.loads((tmp_path / "lease" / "000001.json").read_text())["released"]
+
+
 def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path) -> None:
     with lease.hold(str(tmp_path), lifetime_s=0.4):
         time.sleep(1.0)

@@ -32,11 +32,12 @@ def test_a_create_only_write_happens_once(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_neither_listed_nor_kept(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / f"{storage.TEMPORARY_PREFIX}abc").write_bytes(b"half")
+    (tmp_path / "sub" / f"{storage.TEMPORARY_PREFIX}{'0a' * 16}").write_bytes(b"half")
+    (tmp_path / "sub" / ".tmp-of-somebody-else").write_bytes(b"mine")
     (tmp_path / "sub" / "whole").write_bytes(b"whole")
     assert [storage.name_of(file.uri) for file in storage.list_files(str(tmp_path))] == ["whole"]
     assert storage.sweep(str(tmp_path)) == 1
-    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["whole"]
+    assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == [".tmp-of-somebody-else", "whole"]
 
 
 def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:

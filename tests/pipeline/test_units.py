@@ -64,6 +64,26 @@ def test_a_changed_image_changes_its_unit_alone(tmp_path: Path, folder: Path) ->
     assert after.changed == (before.units[2].unit_id,)
 
 
+def test_a_change_is_noticed_though_another_image_of_the_unit_is_gone(tmp_path: Path, folder: Path) -> None:
+    output = tmp_path / "out"
+    before = plan(output, folder, rows=100)
+    (folder / "0" / "0.jpg").unlink()
+    gone = plan(output, folder, rows=100)
+    assert gone.units == before.units
+    assert [uri.rsplit("/", 1)[-1] for uri in gone.removed] == ["0.jpg"]
+    assert gone.incomplete == {before.units[0].unit_id}
+    (folder / "1" / "5.jpg").write_bytes(b"something else")
+    assert plan(output, folder, rows=100).changed == (before.units[0].unit_id,)
+    assert plan(output, folder, rows=100).changed == ()
+
+
+def test_an_input_has_one_version_however_it_is_named(tmp_path: Path, shards: Path) -> None:
+    output = tmp_path / "out"
+    plan(output, shards)
+    for arguments in (sorted(shards.glob("*.tar")), [shards / "*.tar"], [shards]):
+        assert plan(output, *arguments).changed == ()
+
+
 def test_a_removed_input_is_named_and_keeps_its_units(tmp_path: Path, shards: Path) -> None:
     output = tmp_path / "out"
     first, second = sorted(shards.glob("*.tar"))
