@@ -17,6 +17,7 @@ from pipeline import names
 from pipeline.errors import ConfigError, StorageError
 from pipeline.stores import local, remote, s3
 from pipeline.stores.local import TEMPORARY_PREFIX
+from pipeline.stores.s3_client import escaped, unescaped
 from pipeline.stores.store import FileInfo, Store
 
 __all__ = ["TEMPORARY_PREFIX", "FileInfo"]
@@ -73,7 +74,7 @@ def below(folder: str, key: str) -> str:
     if scheme == "file":
         key = quote(os.fsencode(names.from_text(key)), safe=local.PLAIN)
     elif STORES.get(scheme) is s3:
-        key = s3.escaped(key)
+        key = escaped(key)
     return join(canonical(folder), key)
 
 
@@ -82,7 +83,7 @@ def key_below(folder: str, uri: str) -> str:
     path, scheme = canonical(uri).removeprefix(canonical(folder) + "/"), _scheme(folder)
     if scheme == "file":
         return names.to_text(unquote(path, errors="surrogateescape"))
-    return s3.unescaped(path) if STORES.get(scheme) is s3 else path
+    return unescaped(path) if STORES.get(scheme) is s3 else path
 
 
 def name_of(uri: str) -> str:

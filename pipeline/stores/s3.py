@@ -1,126 +1,28 @@
-"""Objects on S3 or a service like it, through s3fs: every request is tried again, every answer is checked.
-
-Credentials, profile, region, endpoint and the rest come from the environment and ~/.aws, as the AWS tools
-take them; `FSSPEC_S3='{"…": …}'` sets whatever else s3fs can take.
-"""
+"""Objects on S3 or a service like it: what is read is checked against what was asked, what is written is whole."""
 
 import contextlib
 import fnmatch
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-import aiohttp
-import fsspec
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-from fsspec.asyn import sync
 from fsspec.utils import glob_translate
-from s3fs import S3FileSystem
 
 from pipeline.errors import StorageError
 from pipeline.stores.local import TEMPORARY_PREFIX
 from pipeline.stores.range_file import SMALLEST_FETCH, RangeFile
 from pipeline.stores.retries import Transient, retried
-from pipeline.stores.s3_errors import explained
+from pipeline.stores.s3_client import call, demand, escaped, place, request
 from pipeline.stores.store import FileInfo
 
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 30
-CONNECTIONS = 64
 PIECE_BYTES = 32 << 20
 PIECES_AT_ONCE = 4
 UPLOADS_AT_MOST = 3
 
-_YES = frozenset({"1", "true", "yes", "requester"})
 _MAGIC = re.compile(r"[*?\[]")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_FAILURES = (OSError, BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError)
-_filesystems: dict[tuple[Any, ...], S3FileSystem] = {}
-
-
-def escaped(key: str) -> str:
-    """Returns a key as it stands in a URI: `?` would begin a query."""
-    return re.sub(r"\?|%(?=25|3F)", lambda found: "%3F" if found[0] == "?" else "%25", key)
-
-
-def unescaped(path: str) -> str:
-    """Undoes `escaped`."""
-    return re.sub(r"%(25|3F)", lambda found: "%" if found[1] == "25" else "?", path)
-
-
-def _place(uri: str) -> tuple[str, str]:
-    """Returns bucket and key."""
-    bucket, _, key = uri.split("://", 1)[1].partition("/")
-    return bucket, unescaped(key)
-
-
-def _filesystem() -> S3FileSystem:
-    """Returns this process's file system; a forked child and a changed environment get one of their own."""
-    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    key = (os.getpid(), environment)
-    if key not in _filesystems:
-        filesystem = S3FileSystem(skip_instance_cache=True, use_listings_cache=False, **_options())
-        filesystem.retries = 1
-        _filesystems.setdefault(key, filesystem)
-    return _filesystems[key]
-
-
-def _options() -> dict[str, Any]:
-    """Returns what botocore does not take from the environment by itself, and one layer of retries: ours."""
-    said = fsspec.config.conf.get("s3", {})
-    options: dict[str, Any] = {
-        "config_kwargs": {
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": READ_TIMEOUT_S,
-            "max_pool_connections": CONNECTIONS,
-            "retries": {"total_max_attempts": 1},
-            **said.get("config_kwargs", {}),
-        }
-    }
-    if region := os.environ.get("AWS_REGION"):
-        options["client_kwargs"] = {"region_name": region, **said.get("client_kwargs", {})}
-    if os.environ.get("AWS_REQUEST_PAYER", "").lower() in _YES:
-        options["requester_pays"] = True
-    if os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in _YES:
-        options["anon"] = True
-    return options
-
-
-def _call(method: str, uri: str, **parameters: Any) -> dict[str, Any]:
-    """Makes one request, once; a body is read to its end and stands in the answer as `Data`."""
-    try:
-        filesystem = _filesystem()
-        answer: dict[str, Any] = sync(filesystem.loop, _answer, filesystem, method, parameters)
-    except _FAILURES as error:
-        # s3fs turns the service's error into an OSError and names it as the cause.
-        cause = error.__cause__ if isinstance(error.__cause__, ClientError) else error
-        raise explained(cause, uri) from error
-    return answer
-
-
-async def _answer(filesystem: S3FileSystem, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    answer: dict[str, Any] = await filesystem._call_s3(method, **parameters)
-    if "Body" in answer:
-        async with answer["Body"] as body:
-            answer["Data"] = await body.read()
-    return answer
-
-
-def _request(method: str, uri: str, **parameters: Any) -> dict[str, Any]:
-    """Makes a request until it is answered."""
-    return retried(lambda: _call(method, uri, **parameters), uri)
-
-
-def _demand(method: str, uri: str, **parameters: Any) -> dict[str, Any]:
-    """Makes a request without which no job can go on: to be denied it is an error of the whole place."""
-    try:
-        return _request(method, uri, **parameters)
-    except PermissionError as error:
-        raise StorageError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -138,12 +40,12 @@ def _fetch(uri: str, first: int, last: int, version: str = "") -> _Piece:
     Raises:
         EOFError: the object has no byte `first`.
     """
-    bucket, key = _place(uri)
+    bucket, key = place(uri)
     condition = {"IfMatch": version} if version else {}
 
     def attempt() -> _Piece:
         span = f"bytes={first}-{last - 1}"
-        answer = _call("get_object", uri, Bucket=bucket, Key=key, Range=span, **condition)
+        answer = call("get_object", uri, Bucket=bucket, Key=key, Range=span, **condition)
         data, stated = answer["Data"], _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
         if stated is None:
             raise Transient("a range was asked for, and the answer does not say which one it is")
@@ -191,34 +93,34 @@ def open_input(uri: str) -> BinaryIO:
 
 
 def stat(uri: str) -> FileInfo | None:
-    bucket, key = _place(uri)
+    bucket, key = place(uri)
     if not key:
         return None
     try:
-        found = _request("head_object", uri, Bucket=bucket, Key=key)
+        found = request("head_object", uri, Bucket=bucket, Key=key)
     except FileNotFoundError:
         return None
-    except OSError:
+    except OSError as error:
         # The answer to a HEAD has no body; a listing that fails as well says what is wrong.
-        _demand("list_objects_v2", uri, Bucket=bucket, Prefix=key, MaxKeys=1)
-        raise StorageError(f"{uri}: permission denied") from None
+        demand("list_objects_v2", uri, Bucket=bucket, Prefix=key, MaxKeys=1)
+        raise StorageError(str(error)) from error
     return FileInfo(uri, int(found["ContentLength"]), str(found.get("ETag", "")).strip('"'))
 
 
 def is_folder(uri: str) -> bool:
-    bucket, key = _place(uri)
-    page = _demand("list_objects_v2", uri, Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1)
+    bucket, key = place(uri)
+    page = demand("list_objects_v2", uri, Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1)
     return not key or bool(page.get("Contents"))
 
 
 def _pages(uri: str, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
     """Yields the pages of a listing, at most 1000 objects each, as they come."""
-    bucket, _ = _place(uri)
+    bucket, _ = place(uri)
     more: dict[str, str] = {}
     while True:
 
         def attempt(more: dict[str, str] = more) -> dict[str, Any]:
-            page = _call(
+            page = call(
                 "list_objects_v2",
                 uri,
                 Bucket=bucket,
@@ -251,7 +153,7 @@ def _infos(uri: str, page: dict[str, Any]) -> Iterator[FileInfo]:
 
 
 def list_files(folder: str) -> Iterator[FileInfo]:
-    _, key = _place(folder)
+    _, key = place(folder)
     prefix = f"{key}/" if key else ""
     start = len(folder.rstrip("/")) + 1
     for page in _pages(folder, prefix):
@@ -261,14 +163,14 @@ def list_files(folder: str) -> Iterator[FileInfo]:
 
 
 def glob(pattern: str) -> dict[str, FileInfo | None]:
-    bucket, key = _place(pattern)
+    bucket, key = place(pattern)
     root = f"{pattern.split('://', 1)[0]}://{bucket}"
     if "**" in key:
         whole = re.compile(glob_translate(key))
         pages = _pages(root, _MAGIC.split(key, maxsplit=1)[0])
         infos = (info for page in pages for info in _infos(root, page))
         found: dict[str, FileInfo | None] = {
-            info.uri: info for info in infos if whole.fullmatch(_place(info.uri)[1])
+            info.uri: info for info in infos if whole.fullmatch(place(info.uri)[1])
         }
     else:
         found = dict(_matches(root, "", key.split("/")))
@@ -294,14 +196,14 @@ def _matches(root: str, folder: str, parts: list[str]) -> Iterator[tuple[str, Fi
             elif fits.match(name):
                 yield f"{root}/{escaped(folder + name)}", None
         for info in _infos(root, page) if not deeper else ():
-            if fits.match(_place(info.uri)[1][len(folder) :]):
+            if fits.match(place(info.uri)[1][len(folder) :]):
                 yield info.uri, info
 
 
 def put(uri: str, data: bytes) -> None:
-    bucket, key = _place(uri)
+    bucket, key = place(uri)
     if len(data) <= 2 * PIECE_BYTES:
-        _demand("put_object", uri, Bucket=bucket, Key=key, Body=data)
+        demand("put_object", uri, Bucket=bucket, Key=key, Body=data)
         return
     for _ in range(UPLOADS_AT_MOST):
         try:
@@ -314,20 +216,20 @@ def put(uri: str, data: bytes) -> None:
 
 def _upload(uri: str, data: bytes) -> None:
     """Writes a large object in parts; it is there when the last request completes it, and not before."""
-    bucket, key = _place(uri)
+    bucket, key = place(uri)
     where = {"Bucket": bucket, "Key": key}
-    where["UploadId"] = _demand("create_multipart_upload", uri, **where)["UploadId"]
+    where["UploadId"] = demand("create_multipart_upload", uri, **where)["UploadId"]
 
     def send(number: int) -> dict[str, Any]:
         body = data[(number - 1) * PIECE_BYTES : number * PIECE_BYTES]
-        sent = _demand("upload_part", uri, **where, PartNumber=number, Body=body)
+        sent = demand("upload_part", uri, **where, PartNumber=number, Body=body)
         return {"PartNumber": number, "ETag": sent["ETag"]}
 
     completed = False
     try:
         with ThreadPoolExecutor(PIECES_AT_ONCE) as pool:
             parts = list(pool.map(send, range(1, -(-len(data) // PIECE_BYTES) + 1)))
-        _demand("complete_multipart_upload", uri, **where, MultipartUpload={"Parts": parts})
+        demand("complete_multipart_upload", uri, **where, MultipartUpload={"Parts": parts})
         completed = True
     finally:
         if not completed:
@@ -336,17 +238,17 @@ def _upload(uri: str, data: bytes) -> None:
 
 def _abort(uri: str, where: dict[str, str]) -> None:
     try:
-        _request("abort_multipart_upload", uri, **where)
+        request("abort_multipart_upload", uri, **where)
     except (OSError, StorageError):
         return  # The sweep at the next start takes what is left.
 
 
 def put_new(uri: str, data: bytes) -> bool:
-    bucket, key = _place(uri)
+    bucket, key = place(uri)
 
     def attempt() -> bool:
         try:
-            _call("put_object", uri, Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            call("put_object", uri, Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except FileExistsError:
             # Perhaps an earlier try (of ours, or of the HTTP client's own) wrote it and its answer was lost.
             with contextlib.suppress(FileNotFoundError):
@@ -361,12 +263,12 @@ def put_new(uri: str, data: bytes) -> bool:
 
 
 def delete(uri: str) -> None:
-    bucket, key = _place(uri)
-    _demand("delete_object", uri, Bucket=bucket, Key=key)
+    bucket, key = place(uri)
+    demand("delete_object", uri, Bucket=bucket, Key=key)
 
 
 def sweep(folder: str) -> int:
-    bucket, key = _place(folder)
+    bucket, key = place(folder)
     prefix, swept = f"{key}/" if key else "", 0
     for page in list(_pages(folder, f"{prefix}{TEMPORARY_PREFIX}probe-")):
         for info in _infos(folder, page):
@@ -375,7 +277,7 @@ def sweep(folder: str) -> int:
     more: dict[str, str] = {}
     while True:
         try:
-            page = _request("list_multipart_uploads", folder, Bucket=bucket, Prefix=prefix, **more)
+            page = request("list_multipart_uploads", folder, Bucket=bucket, Prefix=prefix, **more)
         except PermissionError:
             # A role that may only read and write objects has no say in uploads.
             return swept
