@@ -287,6 +287,6 @@ def _too_many_rejects(rate: float | None, counts: Counts, least: int = 1) -> boo
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import command
 
-    sys.exit(main(["annotate", *sys.argv[1:]]))
+    command(["annotate", *sys.argv[1:]])

@@ -130,6 +130,6 @@ def _loop(flow: Flow, units: list[Unit]) -> float:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import command
 
-    sys.exit(main(["benchmark", *sys.argv[1:]]))
+    command(["benchmark", *sys.argv[1:]])

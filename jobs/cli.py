@@ -1,11 +1,13 @@
 """The command `handocc`: its subcommands in one table."""
 
 import importlib
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 from jobs import exits
 from jobs.options import parse
@@ -64,5 +66,17 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def command(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command as this process and ends it with the command's status.
+
+    The interpreter is not taken down in its usual order: C++ threads of the libraries have been seen to abort
+    then, which would spoil the status of a job that is done.
+    """
+    status = main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

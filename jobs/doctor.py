@@ -110,6 +110,6 @@ def _mano(uri: str) -> Finding:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import command
 
-    sys.exit(main(["doctor", *sys.argv[1:]]))
+    command(["doctor", *sys.argv[1:]])

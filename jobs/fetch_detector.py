@@ -153,6 +153,6 @@ def _check(what: str, data: bytes, sha256: str) -> None:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import command
 
-    sys.exit(main(["fetch-detector", *sys.argv[1:]]))
+    command(["fetch-detector", *sys.argv[1:]])

@@ -62,6 +62,6 @@ def _png(picture: cv2.typing.MatLike) -> bytes:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import command
 
-    sys.exit(main(["report", *sys.argv[1:]]))
+    command(["report", *sys.argv[1:]])

@@ -56,6 +56,6 @@ def run(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import command
 
-    sys.exit(main(["status", *sys.argv[1:]]))
+    command(["status", *sys.argv[1:]])

@@ -88,6 +88,6 @@ def _forget_shards(output: str) -> None:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import command
 
-    sys.exit(main(["synthesize", *sys.argv[1:]]))
+    command(["synthesize", *sys.argv[1:]])
