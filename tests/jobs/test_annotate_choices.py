@@ -104,7 +104,7 @@ def test_a_checkpoint_in_the_published_layout_runs_with_the_mano_arrays_inside_i
     job = json.loads((out / "job.json").read_text())
     assert job["weights"]["source"] == "published"
     assert len(job["hand_model"]) == 64
-    assert duckdb.sql(f"select count(*) from '{out}/annotations/*.parquet'").fetchone()[0] >= 12  # type: ignore[index]
+    assert duckdb.sql(f"select count(*) from '{out}/annotations/*.parquet'").fetchall()[0][0] >= 12
     refused = handocc("annotate", inputs, "--output", tmp_path / "b", *options, "--mano", "synthetic")
     assert refused.returncode == 2
     assert "trained on hand model" in refused.stderr
