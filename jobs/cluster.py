@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from pipeline.errors import ConfigError
 
 # What the head of a cluster started by `ray up` knows of itself; its autoscaler is started with this file.
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+KNOCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def connect(address: str | None) -> Iterator[Resources]:
         options["runtime_env"] = {"py_modules": rooms}
     # Ray's C++ side writes its errors on the driver's console, those of retries that succeed included.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    _require_answer(where)
     try:
         with _no_stderr():
             ray.init(where, logging_level="ERROR", log_to_driver=False, **options)
@@ -71,6 +75,22 @@ def connect(address: str | None) -> Iterator[Resources]:
         yield offered(nodes, [] if where == "local" else can_come())
     finally:
         ray.shutdown()
+
+
+def _require_answer(where: str) -> None:
+    """Knocks at an address: Ray itself would keep trying for more than five minutes."""
+    if where.startswith("ray://"):
+        raise ConfigError(
+            f"--address {where}: Ray Data does not run through Ray Client; use `ray job submit`, or HOST:PORT "
+            "on a machine of the cluster"
+        )
+    named = re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", where)
+    if named is None:
+        return
+    try:
+        socket.create_connection((named[1], int(named[2])), timeout=KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--address {where}: no Ray cluster answers there ({error})") from error
 
 
 def can_come(bootstrap: Path = BOOTSTRAP) -> list[Mapping[str, float]]:
