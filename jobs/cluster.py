@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import jobs
 import model
 import pipeline
 from pipeline.errors import ConfigError
+from pipeline.quiet import no_stderr
 
 # What the head of a cluster started by `ray up` knows of itself; its autoscaler is started with this file.
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
@@ -65,7 +65,7 @@ def connect(address: str | None) -> Iterator[Resources]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     _require_answer(where)
     try:
-        with _no_stderr():
+        with no_stderr():
             ray.init(where, logging_level="ERROR", log_to_driver=False, **options)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"--address {where}: no Ray cluster answers there ({error})") from error
@@ -122,20 +122,6 @@ def offered(nodes: Sequence[Mapping[str, float]], coming: Sequence[Mapping[str, 
             (node.get("CPU", 0.0) for node in (*nodes, *coming) if node.get("GPU")), default=0.0
         ),
     )
-
-
-@contextlib.contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Keeps the C++ side's greeting off the console; what is wrong comes as an exception."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -3,11 +3,7 @@
 Its model file is a `.task`: a zip that holds a palm detector (192 pixels square) and a landmark network.
 """
 
-import contextlib
 import ctypes
-import os
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -15,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.boxes.search import FoundHand
+from pipeline.quiet import no_stderr
 
 # Above this side an image is shrunk before it is shown. MediaPipe ends the process at 32767, and it samples
 # its 192 pixels out of whatever it gets, so that more of them show it no more.
@@ -41,7 +38,7 @@ class HandLandmarker:
             min_hand_detection_confidence=MIN_PALM,
             min_hand_presence_confidence=MIN_PRESENCE,
         )
-        with _no_stderr():
+        with no_stderr():
             self._landmarker: Any = vision.HandLandmarker.create_from_options(options)
             self(np.zeros((8, 8, 3), np.uint8))
         # Kept until the process ends. Its own end needs a thread pool, which Python closes first: it would
@@ -71,17 +68,3 @@ class HandLandmarker:
             )
             for points, sides in zip(result.hand_landmarks, result.handedness, strict=True)
         ]
-
-
-@contextlib.contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Keeps the C++ side's notes on how it builds its graph out of the log; what is wrong is an exception."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
