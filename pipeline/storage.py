@@ -25,6 +25,7 @@ __all__ = ["TEMPORARY_PREFIX", "FileInfo"]
 # By scheme; every other one goes to `remote`.
 STORES: dict[str, Store] = {"file": local, "s3": s3, "s3a": s3}
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_SECRETS = re.compile(r"(://)[^/@\s]*@|\?[A-Za-z][\w.-]*=\S*")
 _QUERY = re.compile(r"\?[A-Za-z][\w.-]*=.*", re.DOTALL)
 
 
@@ -59,8 +60,8 @@ def resolved(uri: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """Returns a URI without user, password and query; any other text as it is."""
-    return canonical(text) if _SCHEME.match(text) and not text.startswith("file:") else text
+    """Returns text whose URIs, also behind `@` or in a pattern, have lost user, password and query."""
+    return _SECRETS.sub(r"\1", text)
 
 
 def join(folder: str, *names: str) -> str:

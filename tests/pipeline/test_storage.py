@@ -49,3 +49,15 @@ def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
 def test_an_unknown_kind_of_location_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="cannot open nosuch://"):
         storage.stat("nosuch://bucket/x")
+
+
+def test_no_secret_of_a_uri_is_written_down() -> None:
+    for text in (
+        "@https://me:pw@host/l.txt?sig=1",
+        "s3://key:pw@bucket/{a,b}.tar",
+        "https://host/x?token=pw",
+    ):
+        assert "pw" not in storage.redacted(text)
+        assert "sig" not in storage.redacted(text)
+    for plain in ("photos/what?.jpg", "me@home.jpg", "random:0", "s3://bucket/a@b.tar"):
+        assert storage.redacted(plain) == plain
