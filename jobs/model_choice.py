@@ -53,7 +53,7 @@ def _weights(uri: str, config: ModelConfig | None) -> LoadedWeights:
                 f"--weights {uri} needs --model: random weights do not say which network they are of"
             )
         return random_weights(config, int(seed))
-    data = _read(uri, "--weights")
+    data = read_file(uri, "--weights")
     try:
         return load_weights(data, config)
     except ModelError as error:
@@ -77,15 +77,8 @@ def _hand_model(weights: LoadedWeights, mano: str | None) -> tuple[HandModel, tu
                 "--mano checkpoint: these weights carry no MANO arrays; give MANO_RIGHT.pkl instead"
             )
         hand_model = weights.hand_model
-    elif mano == "synthetic":
-        hand_model = synthetic
-        remarks = (f"the hand model is the procedural hand {synthetic.name}, in place of MANO",)
     else:
-        data = _read(mano, "--mano")
-        try:
-            hand_model = load_mano(data, "right")
-        except ModelError as error:
-            raise ConfigError(f"--mano {mano}: {error}") from error
+        hand_model, remarks = choose_hand_model(mano)
     trained_on = weights.hand_model.name if weights.hand_model else weights.hand_model_name
     if weights.trained and trained_on is not None and trained_on != hand_model.name:
         raise ConfigError(
@@ -93,6 +86,22 @@ def _hand_model(weights: LoadedWeights, mano: str | None) -> tuple[HandModel, tu
             "parameters of one mean nothing in the other"
         )
     return hand_model, remarks
+
+
+def choose_hand_model(mano: str) -> tuple[HandModel, tuple[str, ...]]:
+    """Returns the procedural hand or the one of a MANO file, and what has to be said of it.
+
+    Raises:
+        ConfigError: the file is missing, or none of MANO's.
+    """
+    if mano == "synthetic":
+        hand_model = synthetic_hand()
+        return hand_model, (f"the hand model is the procedural hand {hand_model.name}, in place of MANO",)
+    data = read_file(mano, "--mano")
+    try:
+        return load_mano(data, "right"), ()
+    except ModelError as error:
+        raise ConfigError(f"--mano {mano}: {error}") from error
 
 
 def choose_crop_rule(boxes: str, scale: float | None) -> CropRule:
@@ -105,7 +114,12 @@ def choose_crop_rule(boxes: str, scale: float | None) -> CropRule:
     return CropRule(f"{rule.name} x{scale:g}", scale, rule.clip_first)
 
 
-def _read(uri: str, what: str) -> bytes:
+def read_file(uri: str, what: str) -> bytes:
+    """Returns the file that an option names.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         return storage.read(uri)
     except (FileNotFoundError, IsADirectoryError) as error:

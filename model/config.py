@@ -1,7 +1,7 @@
 """What a network is: one frozen value, three presets, and every row of the paper's ablation tables."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -254,6 +254,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# What the command line calls the four questions that the tables ask.
+ABLATION_TABLES = {"neck": "table1", "fit": "table2", "fit_residual": "table3", "set": "table4"}
+
+
 def preset(name: str) -> ModelConfig:
     """Return the preset of that name, or raise ModelError with the names there are."""
     if name not in PRESETS:
@@ -268,3 +272,24 @@ def ablation_configs(preset_name: str) -> dict[str, ModelConfig]:
         row: dataclasses.replace(start, name=f"{preset_name}/{row}", **changes)
         for row, changes in ABLATIONS.items()
     }
+
+
+def ablated(config: ModelConfig, changes: Sequence[str]) -> ModelConfig:
+    """Return a config with rows of the paper's Tables 1-4 put in, each as NAME=VALUE, e.g. "fit=softmax".
+
+    Raises ModelError, with what there is, for a name or value that is none, or rows that exclude each other.
+    """
+    rows = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        row = f"{ABLATION_TABLES.get(name)}/{value}"
+        if row not in ABLATIONS:
+            known = {
+                option: ", ".join(key.split("/")[1] for key in ABLATIONS if key.startswith(table))
+                for option, table in ABLATION_TABLES.items()
+            }
+            choices = "; ".join(f"{option}= {values}" for option, values in known.items())
+            raise ModelError(f"there is no ablation {change!r}; there are {choices}")
+        rows[row] = ABLATIONS[row]
+    merged = {field: value for row in rows.values() for field, value in row.items()}
+    return dataclasses.replace(config, name="/".join([config.name, *rows]), **merged)

@@ -142,12 +142,16 @@ class Unit:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as it was stored: its encoded bytes, or its decoded RGB pixels, or why there are none."""
+    """One image as it was stored: its encoded bytes, or its decoded RGB pixels, or why there are none.
+
+    `label` is all that a shard says of it, `hands` and `camera` included.
+    """
 
     key: str
     image: bytes | NDArray[np.uint8] = b""
     hands: Any = None
     camera: Any = None
+    label: Any = None
     frame_index: int | None = None
     timestamp: float | None = None
     error: DataError | None = None

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
+from pyarrow.fs import FileSystem
+
 from pipeline import names
 from pipeline.errors import ConfigError, StorageError
-from pipeline.stores import local, remote, s3
+from pipeline.stores import arrow, local, remote, s3
 from pipeline.stores.local import TEMPORARY_PREFIX
 from pipeline.stores.s3_client import escaped, unescaped
 from pipeline.stores.store import FileInfo, Store
@@ -162,6 +164,14 @@ def sweep(folder: str) -> int:
     Only the holder of the output's lease may call it: a temporary file of a live writer would go as well.
     """
     return _store(folder).sweep(canonical(folder))
+
+
+def arrow_filesystem(uri: str) -> tuple[FileSystem, str]:
+    """Returns a file system of Arrow's, for libraries that write through one, and the path in it.
+
+    Unlike `put` it publishes what it writes piece by piece, and retries as the library behind it does.
+    """
+    return arrow.filesystem(canonical(uri))
 
 
 def require_writable(folder: str) -> None:

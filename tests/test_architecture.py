@@ -9,7 +9,7 @@ import pytest
 FLOORS = ("model", "pipeline", "jobs")
 # Which files may import a library that would otherwise spread.
 ROOMS = {
-    "ray": ("pipeline/ray_data.py", "jobs/cluster.py"),
+    "ray": ("pipeline/ray_data.py", "jobs/cluster.py", "jobs/train.py", "jobs/training/"),
     "fsspec": ("pipeline/stores/",),
     "s3fs": ("pipeline/stores/",),
     "botocore": ("pipeline/stores/",),

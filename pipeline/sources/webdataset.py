@@ -143,6 +143,30 @@ def read(unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
         yield Sample(key=key, error=problem)
 
 
+def read_as_named(unit: Unit) -> Iterator[Sample]:
+    """Yields the samples of a run of the shard under the names that they have there, fetched by one range read.
+
+    Raises:
+        DataError: the shard is not the one that was planned, or cannot be read to the run's end.
+    """
+    count = 0
+    try:
+        data = storage.read_range(unit.input, unit.offset, unit.offset + unit.length)
+        require_unchanged(unit)
+        with _opened(io.BytesIO(data)) as archive:
+            for group in _grouped(archive):
+                parts = {ending: _content(archive, member) for ending, member in group.members.items()}
+                yield _sample(group.key, parts)
+                count += 1
+    except FileNotFoundError as error:
+        raise DataError("missing file", f"{unit.input}: it was there when the job was planned") from error
+    except _UNREADABLE as error:
+        raise DataError("truncated shard", f"{unit.input}: {error or type(error).__name__}") from error
+    if count < unit.last - unit.first:
+        missing = unit.last - unit.first - count
+        raise DataError("truncated shard", f"{unit.input}: {missing} of its samples are not there any more")
+
+
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | DataError:
     if not member.isreg() or member.issparse():
         return DataError("no image", f"{member.name} is a link, a device or full of holes")
@@ -174,7 +198,7 @@ def _sample(key: str, parts: dict[str, bytes | DataError]) -> Sample:
         label = _label(parts[".json"])
     except DataError as error:
         return Sample(key=key, image=image, error=error)
-    return Sample(key=key, image=image, hands=label.get("hands"), camera=label.get("camera"))
+    return Sample(key=key, image=image, hands=label.get("hands"), camera=label.get("camera"), label=label)
 
 
 def _label(data: bytes | DataError) -> dict[str, Any]:
