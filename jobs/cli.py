@@ -16,9 +16,13 @@ from pipeline.errors import ConfigError, Interrupted
 
 COMMANDS = {
     "annotate": "hands in images to MANO parameters, joints and meshes",
+    "train": "a network from training shards, on one machine or a cluster",
+    "ablate": "a table of the paper's ablations, a training run per row",
+    "evaluate": "predictions against labels: the benchmarks' metrics, tables and submission files",
     "status": "what of an output is done, left and rejected",
     "compact": "merges the small parts of an output into bigger ones",
     "report": "pictures of an output: overlays and a gallery",
+    "prepare": "a benchmark's own layout to training shards",
     "synthesize": "labelled synthetic shards",
     "benchmark": "the network alone, a plain loop, and the pipeline, in one run",
     "fetch-detector": "the hand detector's model file, checked",

@@ -28,6 +28,7 @@ class LossWeights:
     betas: float = 0.1
     joints_2d: float = 100.0
     heatmaps: float = 0.0
+    heatmaps_kl: float = 0.0
     pose_form: PoseForm = "six_d"
 
 
@@ -37,7 +38,7 @@ class LossWeights:
 # nothing first has to find the joints in the picture, which the published weights leave to a pretrained one.
 LOSSES = {
     "release": LossWeights(),
-    "small": LossWeights(vertices=2e3, joints=2e3, pose=20.0, joints_2d=500.0),
+    "small": LossWeights(vertices=2e3, joints=2e3, pose=20.0, joints_2d=500.0, heatmaps_kl=10.0),
     "paper": LossWeights(joints_2d=0.0, heatmaps=100.0, pose_form="axis_angle"),
 }
 
@@ -68,7 +69,8 @@ def losses(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossW
     vertices, joints: the predicted hand against the hand model's own for the labelled pose and betas, in metres
     in the MANO frame, not centred. A hand with labelled joints but no pose is compared with those, wrist at the
     origin on both sides. pose: 16 rotations, those of the fingers as offsets from the mean pose. joints_2d: in
-    sides of the crop. heatmaps: see `heatmap_targets`; summed over the cells of a map.
+    sides of the crop. heatmaps: see `heatmap_targets`; squared errors summed over the cells of a map. heatmaps_kl: the
+    divergence of the maps from the same targets, in nats; unlike the others it pulls hard on maps that are still flat.
     """
     dtype = mano.v_template.dtype
     with torch.autocast(output.betas.device.type, enabled=False):
@@ -124,13 +126,20 @@ def _terms(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossW
         terms["joints_2d"] = weights.joints_2d * _mean(
             errors, targets.weight_B[:, None] * valid_B21, valid_B21
         )
-    if weights.heatmaps:
+    if weights.heatmaps or weights.heatmaps_kl:
         # Nothing in the maps can stand for a joint outside of the crop.
         inside = (targets.joints_2d_B21x2 >= 0) & (targets.joints_2d_B21x2 <= 1)
         valid_B21 = valid_B21 & inside.all(2)
+        weight_B21 = targets.weight_B[:, None] * valid_B21
         wanted = heatmap_targets(targets.joints_2d_B21x2, *output.heatmaps.shape[-2:])
-        errors = (output.heatmaps - wanted).square().sum((2, 3))
-        terms["heatmaps"] = weights.heatmaps * _mean(errors, targets.weight_B[:, None] * valid_B21, valid_B21)
+        if weights.heatmaps:
+            errors = (output.heatmaps - wanted).square().sum((2, 3))
+            terms["heatmaps"] = weights.heatmaps * _mean(errors, weight_B21, valid_B21)
+        if weights.heatmaps_kl:
+            smallest = torch.finfo(torch.float32).tiny
+            found = output.heatmaps.clamp_min(smallest).log()
+            errors = (torch.special.xlogy(wanted, wanted) - wanted * found).sum((2, 3))
+            terms["heatmaps_kl"] = weights.heatmaps_kl * _mean(errors, weight_B21, valid_B21)
     return terms
 
 

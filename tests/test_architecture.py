@@ -13,7 +13,7 @@ ROOMS = {
     "fsspec": ("pipeline/stores/",),
     "s3fs": ("pipeline/stores/",),
     "botocore": ("pipeline/stores/",),
-    "yaml": ("jobs/options.py",),
+    "yaml": ("jobs/options.py", "pipeline/datasets/dexycb.py"),
     "argparse": ("jobs/options.py",),
     "smplx": ("model/mano/",),
     "rich": ("jobs/progress.py",),

@@ -1,0 +1,90 @@
+"""`handocc ablate`: one of the paper's Tables 1-4, a training run per row, printed beside the paper's rows."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from jobs import exits
+from jobs.console import say
+from jobs.options import option
+from model.config import ABLATION_TABLES, ABLATIONS
+from pipeline import storage
+from pipeline.errors import ConfigError
+from pipeline.evaluation.tables import TABLE_1, TABLE_2, TABLE_3, TABLE_4, Table, to_text, with_row
+
+TABLES: dict[str, Table] = {"1": TABLE_1, "2": TABLE_2, "3": TABLE_3, "4": TABLE_4}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains every row of a table of the paper on the same data with the same budget, and prints the table."""
+
+    shards: tuple[str, ...] = option(help="training shards, as for `handocc train`", positional=True)
+    validation: tuple[str, ...] = option(help="shards that every row is measured on")
+    output: str = option(help="folder or URI; each row's run lies below it, and continues when called again")
+    table: str = option(
+        help="1 (between backbone and regressor), 2 (FIT's attention), 3 (FIT's residual), 4 (SET)"
+    )
+    train: str | None = option(None, help="FILE.yaml with options of `handocc train` that all rows share")
+    at_once: int = option(1, help="how many rows train at the same time, on a cluster that has room for them")
+    address: str | None = option(None, help="a Ray cluster; default: this machine, one row after the other")
+
+
+def run(options: Options) -> int:
+    """Trains what is not trained yet, and prints the table."""
+    if options.table not in TABLES:
+        raise ConfigError(f"--table {options.table}: must be one of {', '.join(TABLES)}")
+    if options.at_once < 1 or (options.at_once > 1 and options.address is None):
+        raise ConfigError("--at-once needs --address: rows would take each other's processors on one machine")
+    output = storage.canonical(options.output)
+    name = {table: name for name, table in ABLATION_TABLES.items()}[f"table{options.table}"]
+    values = [row.split("/")[1] for row in ABLATIONS if row.startswith(f"table{options.table}/")]
+    with ThreadPoolExecutor(options.at_once) as pool:
+        statuses = list(pool.map(lambda value: _train(options, output, name, value), values))
+    failed = [value for value, status in zip(values, statuses, strict=True) if status != exits.DONE]
+    if failed:
+        say(f"not trained to the end: {', '.join(failed)}; the same command continues")
+        return max(statuses)
+    table = TABLES[options.table]
+    for row, value in zip(table.rows, values, strict=True):
+        table = with_row(table, row.method, _measured(_place(output, name, value)))
+    text = to_text(table)
+    storage.put(storage.join(output, f"table{options.table}.md"), (text + "\n").encode())
+    print(text)
+    print("the paper's rows are HO-3D after full training: compare rows of this run with each other only")
+    return exits.DONE
+
+
+def _place(output: str, name: str, value: str) -> str:
+    return storage.join(output, f"{name}-{value.replace('+', '-')}")
+
+
+def _train(options: Options, output: str, name: str, value: str) -> int:
+    """Runs `handocc train` for one row, in a process of its own: Ray connects once in a process."""
+    place = _place(output, name, value)
+    command = [sys.executable, "-m", "jobs.train", *options.shards, "--ablation", f"{name}={value}"]
+    command += ["--validation", *options.validation, "--output", place, "--resume"]
+    command += ["--config", options.train] if options.train else []
+    command += ["--address", options.address] if options.address else []
+    say(f"{name}={value}: {place}")
+    return subprocess.run(command, env=dict(os.environ), check=False).returncode
+
+
+def _measured(place: str) -> Mapping[str, float]:
+    """Returns the last validation of a run."""
+    rows: Sequence[dict[str, Any]] = [
+        json.loads(line) for line in storage.read(storage.join(place, "metrics.jsonl")).splitlines()
+    ]
+    last = next(row for row in reversed(rows) if any(key.startswith("validation/") for key in row))
+    return {key.removeprefix("validation/"): value for key, value in last.items()}
+
+
+if __name__ == "__main__":
+    from jobs.cli import command
+
+    command(["ablate", *sys.argv[1:]])
