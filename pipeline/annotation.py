@@ -23,6 +23,10 @@ from pipeline.stages.decode_and_crop import DecodeAndCrop
 from pipeline.stages.infer import Infer
 from pipeline.stages.write import Write
 
+# Writing waits for storage most of the time. It must find room while decoding fills the machine, or nothing is
+# committed until all is decoded: actors claim fractions that leave some (`pipeline.flow.spread`).
+WRITE_CPUS = 0.01
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -120,7 +124,7 @@ class Annotation:
                 Stage(
                     "infer", infer, cpus=workers.actor_cpus, gpus=workers.actor_gpus, actors=workers.actors
                 ),
-                Stage("write", functools.partial(_itself, write), cpus=workers.task_cpus / 4),
+                Stage("write", functools.partial(_itself, write), cpus=WRITE_CPUS),
             ),
         )
 

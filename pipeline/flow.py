@@ -1,5 +1,6 @@
 """A flow: its stages in reading order, which can be printed and checked before anything moves."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,7 +93,9 @@ def spread(
     GPU; where such nodes offer none, so that nothing else runs there, an actor must not ask for any.
 
     An actor on CPUs claims less than it uses, so that a CPU is left for tasks: two pools that claimed one CPU
-    each would hang on a machine of two.
+    each would hang on a machine of two. What it claims is no whole number with others', so that a rest is always
+    left, in which writing finds room. By default it claims so little that twice as many fit on a node beside a
+    task: when half of the nodes are lost, their actors start on the others, and would else take the tasks' room.
     """
     node = int(cpus if node_cpus is None else min(cpus, node_cpus))
     task_cpus = 1.0 if node >= 2 else 0.5
@@ -100,9 +103,14 @@ def spread(
         share = gpus_per_actor or 1.0
         count = max(1, int(gpus / share))
         least = count if gpus_now is None else max(1, int(gpus_now / share))
-        beside = 0.3 if gpu_node_cpus is None else min(0.3, gpu_node_cpus)
+        beside = 0.29 if gpu_node_cpus is None else min(0.29, gpu_node_cpus)
         return Workers(task_cpus, beside, share, actors or (least, count), THREADS_PER_ACTOR, "cuda")
     count = max(1, int(cpus) // max(1, min(THREADS_PER_ACTOR, node)))
     most = actors[1] if actors else count
     threads = max(1, min(THREADS_PER_ACTOR, node, int(cpus) // most))
-    return Workers(task_cpus, 0.45 * threads, 0.0, actors or (count, count), threads, "cpu")
+    claim = 0.449 * threads
+    if actors is None:
+        on_a_node = math.ceil(count * node / cpus)
+        # A little less than half of the room: a claim that equals the tasks' would make Ray fuse the stages.
+        claim = min(claim, 0.49 * (max(node, 1) - task_cpus) / on_a_node)
+    return Workers(task_cpus, claim, 0.0, actors or (count, count), threads, "cpu")

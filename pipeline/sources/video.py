@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from pipeline.errors import DataError
 from pipeline.records import Sample, Unit
-from pipeline.sources.source import Extent, Input, Source
+from pipeline.sources.source import Extent, Input, Source, require_unchanged
 from pipeline.sources.video_decode import Film, Picture, upright
 from pipeline.sources.video_index import Frame, index_film
 from pipeline.sources.video_reads import open_film
@@ -41,14 +41,24 @@ def read(unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
     problem: DataError | None = None
     try:
         with Film(unit.input, unit.size) as film:
+            require_unchanged(unit)
             for run in runs(tuple(left)):
                 for sample in _read_run(film, run, unit.name):
                     left.popleft()
                     yield sample
     except (DataError, OSError) as error:
-        problem = error if isinstance(error, DataError) else DataError("unreadable film", str(error))
+        problem = _reason(unit, error)
     for frame in left:
         yield Sample(unit.name, frame_index=frame.frame_index, error=problem)
+
+
+def _reason(unit: Unit, error: DataError | OSError) -> DataError:
+    """Returns why a unit's film cannot be read: as a rule, because it is not the one that was planned."""
+    try:
+        require_unchanged(unit)
+    except DataError as other:
+        return other
+    return error if isinstance(error, DataError) else DataError("unreadable film", str(error))
 
 
 def runs(frames: Sequence[Frame]) -> Iterator[list[Frame]]:

@@ -1,11 +1,14 @@
 """From a film's packets to upright RGB pixels, from any key frame, and which of them can be trusted."""
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, dropwhile, islice
+from operator import itemgetter
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -57,7 +60,9 @@ class Film:
         self._film = self._open_files.enter_context(open_film(self.uri, self.size))
         # Threads that take a frame each may hand it out before they know that it is damaged.
         self._film.track.thread_type = "SLICE"
-        self._film.track.codec_context.thread_count = THREADS
+        # For H.264, libav checks for damage with one thread only; most of its frames cannot be shared anyway.
+        is_h264 = self._film.track.codec_context.name == "h264"
+        self._film.track.codec_context.thread_count = 1 if is_h264 else THREADS
         self._is_at_beginning = True
 
     @property
@@ -99,14 +104,16 @@ class Film:
     def _decoded(self, some: "Iterable[Packet[VideoStream]]") -> Iterator[Picture]:
         """Yields what the decoder makes of packets.
 
-        A damaged frame spoils what is decoded after it, up to the next key frame. Some of that is shown before
-        it: pictures are held back until every packet before theirs has been answered.
+        Damage spoils what is decoded after it and shown before it: pictures are held back until every packet
+        before theirs has been answered.
         """
         self._is_at_beginning = False
         held: deque[Picture] = deque()
         times: list[int | None] = []
         unanswered: set[int] = set()
-        spoilt = raised = False
+        damage = _Damage()
+        # In these, every packet is a picture.
+        is_strict = self._film.track.codec_context.name in ("h264", "hevc") and not self._film.is_avi
         # None at the end makes the decoder give out what it holds back.
         for packet in chain(_until_broken(some), [None]):
             if packet is not None:
@@ -118,21 +125,69 @@ class Film:
             try:
                 frames = self._film.track.codec_context.decode(packet)
             except av.FFmpegError:
-                raised, frames = True, []
+                if times:
+                    damage.add(len(times) - 1, times[-1])
+                frames = []
             for frame in frames:
                 number = frame.pts
                 if number is None or not 0 <= number < len(times):
                     continue
-                if frame.is_corrupt or raised:
-                    for picture in held:
-                        picture.is_damaged |= raised or picture.number > number
-                spoilt = frame.is_corrupt or ((spoilt or raised) and not frame.key_frame)
-                raised = False
-                held.append(Picture(frame, number, times[number], spoilt))
-                unanswered = {other for other in unanswered if number - DEEPEST < other != number}
+                if frame.key_frame:
+                    damage.keys.append(_Key(number, times[number]))
+                if frame.is_corrupt:
+                    damage.add(number, times[number])
+                held.append(Picture(frame, number, times[number], is_damaged=False))
+                unanswered.discard(number)
+                for lost in [other for other in unanswered if other <= number - DEEPEST]:
+                    unanswered.remove(lost)
+                    if is_strict:
+                        damage.add_lost(lost, times[lost])
                 while held and held[0].number < min(unanswered, default=len(times)):
-                    yield held.popleft()
-        yield from held
+                    yield damage.judged(held.popleft())
+        for lost in unanswered if is_strict else ():
+            damage.add_lost(lost, times[lost])
+        yield from map(damage.judged, held)
+
+
+class _Key(NamedTuple):
+    """A key frame: the number and pts of its packet."""
+
+    number: int = -1
+    pts: int | None = None
+
+    def is_not_after(self, pts: int | None) -> bool:
+        return pts is None or self.pts is None or self.pts <= pts
+
+
+class _Damage:
+    """Which packets are damaged, and which pictures are made from them.
+
+    keys: the last key frames; what is decoded and shown behind one needs nothing that is decoded or shown before.
+    """
+
+    def __init__(self) -> None:
+        self.keys: deque[_Key] = deque(maxlen=4 * DEEPEST)
+        self._packets: list[tuple[int, int | None]] = []
+
+    def add(self, number: int, pts: int | None) -> None:
+        insort(self._packets, (number, pts), key=itemgetter(0))
+
+    def add_lost(self, number: int, pts: int | None) -> None:
+        """Adds a packet of which no picture came, unless none could: the decoder began behind what it needs."""
+        if self._key_of(number, pts).number >= 0:
+            self.add(number, pts)
+
+    def judged(self, picture: Picture) -> Picture:
+        """Returns the picture, which says from now on whether it can be trusted."""
+        key = self._key_of(picture.number, picture.pts)
+        since = self._packets[bisect_left(self._packets, key.number, key=itemgetter(0)) :]
+        picture.is_damaged = any(number <= picture.number and key.is_not_after(pts) for number, pts in since)
+        return picture
+
+    def _key_of(self, number: int, pts: int | None) -> _Key:
+        """Returns the last key frame that is decoded and shown no later, or one that is no frame."""
+        known = (key for key in self.keys if key.number <= number and key.is_not_after(pts))
+        return max(known, key=itemgetter(0), default=_Key())
 
 
 def _until_broken(some: "Iterable[Packet[VideoStream]]") -> "Iterator[Packet[VideoStream]]":

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import av
 
-from pipeline.sources.video_reads import OpenFilm, missing_tail
+from pipeline.sources.matroska import lost_bytes, missing_tail
+from pipeline.sources.video_reads import OpenFilm, Span
 
 
 class Frame(NamedTuple):
@@ -64,14 +65,19 @@ def index_film(film: OpenFilm) -> Index:
         film.reads.skim()
         key_times = {entry.timestamp for entry in table if entry.is_keyframe}
     places: list[_Place] = []
+    # In a WebM with transparency, a second picture lies behind each packet.
+    is_spanned = film.is_matroska and "alpha_mode" not in film.track.metadata
+    spans: list[Span] | None = [] if is_spanned else None
     damage = None
     try:
-        for packet in film.packets():
+        for packet in film.packets(spans):
             is_key = packet.is_keyframe if key_times is None else packet.dts in key_times
             places.append(_Place(packet.pos, packet.pts, packet.dts, is_key, film.is_shown(packet)))
     except av.FFmpegError as error:
         damage = f"unreadable behind frame {len(places)}: {error.strerror}"
     damage = damage or _lack(film, places) or missing_tail(film.reads)
+    if damage is None and spans is not None:
+        damage = lost_bytes(film.reads, spans)
     if damage is None and film.is_cut:
         damage = f"its tables end after {len(places)} frames"
     # In a damaged AVI the clock depends on where reading began.

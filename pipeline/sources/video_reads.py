@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 from av.container import InputContainer
@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from pipeline import storage
 from pipeline.errors import DataError
 
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+Span = tuple[int, int]
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 
 
@@ -94,26 +94,33 @@ class OpenFilm:
         return "mp4" in self.container.format.name
 
     @property
+    def is_matroska(self) -> bool:
+        return "matroska" in self.container.format.name
+
+    @property
     def is_vp8(self) -> bool:
         return self.track.codec_context.name in ("vp8", "libvpx")
 
-    def packets(self) -> "Iterator[Packet[VideoStream]]":
+    def packets(self, spans: list[Span] | None = None) -> "Iterator[Packet[VideoStream]]":
         """Yields the whole packets of the track, as they are stored, from where the film stands.
 
         AVI states no presentation times, and libav's guesses depend on where reading began: there the place
-        in the file stands for them.
+        in the file stands for them. `spans` takes the bytes in which packets lie, those of other tracks too.
 
         Raises:
             OSError: the storage failed.
             av.FFmpegError: the film is damaged here.
         """
         try:
-            for packet in self.container.demux(self.track):
+            tracks = [self.track] if spans is None else self.container.streams
+            for packet in self.container.demux(*tracks):
                 self.reads.check()
-                if packet.size and not packet.is_corrupt:
+                if spans is not None and packet.pos is not None:
+                    spans.append((packet.pos, packet.pos + packet.size))
+                if packet.stream is self.track and packet.size and not packet.is_corrupt:
                     if self.is_avi:
                         packet.pts = packet.dts
-                    yield packet
+                    yield cast("Packet[VideoStream]", packet)
         except av.FFmpegError:
             self.reads.check()
             raise
@@ -169,26 +176,3 @@ def _track_of(container: InputContainer) -> VideoStream:
             return track
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
     raise DataError("no video", f"the film holds {kinds}, and no video that can be decoded")
-
-
-def missing_tail(reads: Reads) -> str | None:
-    """Says how much of a Matroska or WebM file is not there, from the size that it states at its head."""
-    reads.seek(0)
-    head = reads.read(256)
-    if not head.startswith(_EBML):
-        return None
-    length, at = _vint(head, 4)
-    at += length or 0
-    if head[at : at + 4] != _SEGMENT:
-        return None
-    length, at = _vint(head, at + 4)
-    if length is None or at + length <= reads.size:
-        return None
-    return f"{reads.size} of {at + length} bytes are there"
-
-
-def _vint(data: bytes, at: int) -> tuple[int | None, int]:
-    """Reads an EBML length and returns it with the place behind it; None stands for an unknown one."""
-    width = 9 - data[at].bit_length() if at < len(data) and data[at] else 8
-    value = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
-    return (None if value == (1 << 7 * width) - 1 else value), at + width

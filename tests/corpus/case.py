@@ -16,13 +16,14 @@ HAND = {"bbox": [8.0, 8.0, 32.0, 32.0], "side": "right"}
 
 @dataclass(frozen=True)
 class Row:
-    """What of a ledger row is promised; `kind` is the reason's first words."""
+    """What of a ledger row is promised; `kind` is the reason's first words, `frame` a film's frame_index."""
 
     key: str | None
     hand_index: int | None
     status: str
     stage: str | None = None
     kind: str | None = None
+    frame: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -16,21 +15,11 @@ import pytest
 
 from pipeline import storage
 from tests.s3_faults import Service
+from tests.s3_jobs import RATES, kill_at, parts
 
 pytestmark = pytest.mark.ray
 
 TINY = ("--model", "tiny", "--weights", "random:0", "--meshes", "tar")
-# Of all requests: 16 % go wrong.
-RATES = {
-    "internal_error": 0.03,
-    "slow_down": 0.03,
-    "reset": 0.03,
-    "lost_answer": 0.02,
-    "truncated": 0.02,
-    "short": 0.02,
-    "stall": 0.01,
-}
-FOLDERS = ("annotations", "ledger", "meshes")
 
 
 @pytest.fixture
@@ -42,14 +31,6 @@ def bucket(s3: Service, shards: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     s3.faults.stall_s = 5.0
     s3.faults.requests.clear()
     return s3.bucket
-
-
-def parts(output: str) -> dict[str, bytes]:
-    return {
-        storage.key_below(output, file.uri): storage.read(file.uri)
-        for folder in FOLDERS
-        for file in storage.list_files(storage.join(output, folder))
-    }
 
 
 def hands(output: str) -> list[dict[str, Any]]:
@@ -83,23 +64,14 @@ def test_a_run_through_failing_storage_gives_what_a_local_run_gives(
 
 @pytest.mark.slow
 def test_killed_three_times_on_failing_storage_the_same_command_ends_with_the_same_parts(
-    s3: Service, bucket: str, handocc: Callable[..., Any], repository: Path
+    s3: Service, bucket: str, handocc: Callable[..., Any]
 ) -> None:
     command = ["annotate", f"{bucket}/shards/*.tar", *TINY, "--unit-rows", "1"]
     assert handocc(*command, "--output", f"{bucket}/calm").returncode == 0
     s3.faults.rates = RATES
     rough = [*command, "--output", f"{bucket}/rough"]
-    for parts_before_the_kill in (1, 6, 12):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *rough], cwd=repository, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if len(list(storage.list_files(f"{bucket}/rough/annotations"))) >= parts_before_the_kill:
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    for count in (1, 6, 12):
+        kill_at(rough, f"{bucket}/rough", count)
     done = handocc(*rough)
     assert done.returncode == 0, done.stderr
     s3.faults.rates = {}

@@ -66,12 +66,16 @@ class Job:
             place = Path(unquote(row["source"].removeprefix("file://"))).relative_to(self.root)
             folder, key = (place.parts[0], row["key"]) if place.parts else row["key"].split("/", 1)
             kind = row["reason"].split(":")[0] if row["reason"] else None
-            found[folder].append(Row(key, row["hand_index"], row["status"], row["stage"], kind))
+            if row["frame_index"] is not None:
+                # A film's key is its path below the root.
+                key = key.removeprefix(f"{folder}/")
+            said = (row["hand_index"], row["status"], row["stage"], kind, row["frame_index"])
+            found[folder].append(Row(key, *said))
         return found
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: (row.key or "", row.hand_index or 0, row.status))
+    return sorted(rows, key=lambda row: (row.key or "", row.frame or 0, row.hand_index or 0, row.status))
 
 
 def write(root: Path, cases: Iterable[BadInput]) -> None:

@@ -1,14 +1,7 @@
-"""Films: every frame once, in order, with its own index, time and pixels, whatever the units; and what damage costs.
+"""Films: every frame once, in order, with its own index, time and pixels, whatever the units."""
 
-Every frame of the films that are made here bears its own number, as sixteen black or white blocks.
-"""
-
-import io
 import struct
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,138 +9,15 @@ import av
 import duckdb
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from model.crop import CROP_RULES
 from pipeline import boxes
-from pipeline.errors import ConfigError
 from pipeline.inputs import find_inputs
-from pipeline.records import Sample, UnitRecord
+from pipeline.records import UnitRecord
 from pipeline.sources import SOURCES
-from pipeline.sources.sampling import Sampling
-from pipeline.sources.source import Extent
-from pipeline.sources.video_reads import Reads
 from pipeline.stages.decode_and_crop import DecodeAndCrop
 from pipeline.units import cut, settle
-
-WIDTH, HEIGHT, BLOCK = 128, 96, 16
-FRAMES, RATE, GROUP = 60, 25, 12
-VARIABLE = tuple(np.cumsum(np.random.default_rng(0).integers(5, 90, FRAMES)).tolist())
-UNITS = (7, 50, 1000)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a film is made; `times` are milliseconds, in place of an even rate."""
-
-    name: str
-    codec: str
-    options: Mapping[str, str] = field(default_factory=dict)
-    muxing: Mapping[str, str] = field(default_factory=dict)
-    times: Sequence[int] = ()
-
-
-H264 = {"preset": "veryfast", "x264-params": "bframes=3:b-adapt=0:scenecut=0"}
-OPEN = {"preset": "veryfast", "x264-params": "bframes=3:b-adapt=0:scenecut=0:open-gop=1"}
-REFRESH = {"preset": "veryfast", "x264-params": f"bframes=0:intra-refresh=1:keyint={GROUP}"}
-HEVC = {"preset": "ultrafast", "x265-params": f"log-level=none:bframes=3:keyint={GROUP}:open-gop=1"}
-FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
-FAST = {"movflags": "faststart"}
-
-PLAIN = Recipe("plain.mp4", "libx264", H264, FAST)
-RECIPES = (
-    PLAIN,
-    Recipe("table-last.mov", "libx264", H264),
-    Recipe("matroska.mkv", "libx264", H264),
-    Recipe("open.mp4", "libx264", OPEN),
-    Recipe("open.mkv", "libx264", OPEN),
-    Recipe("fragments.mp4", "libx264", H264, FRAGMENTS),
-    Recipe("variable.mp4", "libx264", H264, times=VARIABLE),
-    Recipe("variable.mkv", "libx264", H264, times=VARIABLE),
-    Recipe("refresh.mp4", "libx264", REFRESH),
-    Recipe("hevc.mp4", "libx265", HEVC),
-    Recipe("hevc.mkv", "libx265", HEVC),
-    Recipe("vp9.webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
-    Recipe("vp8.webm", "libvpx", {"deadline": "realtime", "cpu-used": "8"}),
-    Recipe("plain.avi", "mpeg4"),
-    Recipe("reordered.avi", "mpeg4", {"bf": "2"}),
-    Recipe("h264.avi", "libx264", H264),
-)
-
-
-def drawn(number: int) -> NDArray[np.uint8]:
-    """Returns the picture of a frame: its number in blocks, and below it noise, which makes the film move."""
-    image = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
-    for bit in range(16):
-        row, column = divmod(bit, 8)
-        image[row * BLOCK :, column * BLOCK : (column + 1) * BLOCK] = 235 if number >> bit & 1 else 16
-    noise = np.random.default_rng(number).integers(0, 255, (4, 8, 3), np.uint8)
-    image[2 * BLOCK :] = noise.repeat(BLOCK, 0).repeat(BLOCK, 1)
-    return image
-
-
-def number_in(image: NDArray[np.uint8]) -> int:
-    """Reads the number of a frame from its blocks."""
-    centres = image[BLOCK // 2 : 2 * BLOCK : BLOCK, BLOCK // 2 :: BLOCK].mean(axis=2).reshape(-1)
-    return sum(1 << bit for bit, level in enumerate(centres) if level > 125)
-
-
-def encode(folder: Path, recipe: Recipe) -> Path:
-    path = folder / recipe.name
-    with av.open(str(path), "w", options=dict(recipe.muxing)) as film:
-        track = film.add_stream(recipe.codec, rate=RATE, options=dict(recipe.options))
-        track.width, track.height, track.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        track.codec_context.gop_size = GROUP
-        time_base = Fraction(1, 1000) if recipe.times else Fraction(1, RATE)
-        track.codec_context.time_base = time_base
-        for number in range(FRAMES):
-            frame = av.VideoFrame.from_ndarray(drawn(number), format="rgb24")
-            frame.pts = recipe.times[number] if recipe.times else number
-            frame.time_base = time_base
-            film.mux(track.encode(frame))
-        film.mux(track.encode())
-    return path
-
-
-@pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("films")
-    for recipe in RECIPES:
-        encode(folder, recipe)
-    return folder
-
-
-def probe(path: Path) -> Extent:
-    ((film,), _) = find_inputs([str(path)])
-    return SOURCES["video"].probe(film)
-
-
-def read(path: Path, rows: int, sampling: Sampling | None = None) -> list[Sample]:
-    """Reads a film unit by unit."""
-    ((film,), _) = find_inputs([str(path)])
-    extent = (sampling or Sampling()).of(SOURCES["video"].probe(film))
-    return [
-        sample
-        for planned in cut(film, extent, rows)
-        for sample in SOURCES["video"].read(planned.unit, planned.keys)
-    ]
-
-
-def identity(sample: Sample) -> tuple[Any, ...]:
-    pixels = sample.image.tobytes() if isinstance(sample.image, np.ndarray) else None
-    return sample.key, sample.frame_index, sample.timestamp, pixels, str(sample.error)
-
-
-def told(sample: Sample, whole: Set[bytes]) -> tuple[Any, ...]:
-    """Returns what is said of a frame, and whether its pixels are those of one in the whole film."""
-    *said, pixels, error = identity(sample)
-    return *said, pixels in whole, error
-
-
-def linear(path: Path) -> list[tuple[float | None, bytes]]:
-    """Decodes a film from end to end in one thread, as the plainest loop would."""
-    with av.open(str(path)) as film:
-        return [(frame.time, frame.to_ndarray(format="rgb24").tobytes()) for frame in film.decode(video=0)]
+from tests.films import FRAMES, RATE, RECIPES, UNITS, VARIABLE, identity, linear, number_in, probe, read
 
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in RECIPES])
@@ -237,146 +107,9 @@ def test_the_tables_of_an_mp4_are_enough_to_plan_it(films: Path, tmp_path: Path)
     assert probe(tmp_path / "plain.mp4") == probe(films / "plain.mp4")
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.62, 0.9])
-@pytest.mark.parametrize("name", ["plain.mp4", "matroska.mkv", "vp9.webm", "plain.avi", "fragments.mp4"])
-def test_a_film_without_its_tail_gives_what_is_there_and_says_so(
-    films: Path, tmp_path: Path, name: str, kept: float
-) -> None:
-    data = (films / name).read_bytes()
-    (tmp_path / name).write_bytes(data[: int(len(data) * kept)])
-    extent = probe(tmp_path / name)
-    assert extent.damage is not None
-    assert "are there" in extent.damage
-    samples = read(tmp_path / name, 50)
-    assert 0 < len(samples) < FRAMES
-    whole = read(films / name, 1000)
-    assert {sample.error for sample in samples} == {None}
-    # Near the cut some frames are gone that would be shown before others which are there.
-    sure = max(len(samples) - 3, 1)
-    assert [identity(sample) for sample in samples[:sure]] == [identity(sample) for sample in whole[:sure]]
-
-
-def test_what_is_no_film_is_one_damaged_unit_with_the_reason(films: Path, tmp_path: Path) -> None:
-    sound = io.BytesIO()
-    with av.open(sound, "w", format="mp4") as film:
-        track = film.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.rate = 44100
-        film.mux(track.encode(frame))
-        film.mux(track.encode())
-    whole = (films / "table-last.mov").read_bytes()
-    for name, data, says in (
-        ("empty.mp4", b"", "the file is empty"),
-        ("sound.mp4", sound.getvalue(), "no video: the film holds audio"),
-        ("text.webm", b"no film at all " * 100, "unreadable film"),
-        ("no-table.mov", whole[: len(whole) // 2], "unreadable film"),
-        ("list.mp4", f"ffconcat version 1.0\nfile {films / 'plain.mp4'}\n".encode(), "unreadable film"),
-        ("playlist.mp4", f"#EXTM3U\n#EXTINF:1,\n{films / 'plain.mp4'}\n".encode(), "unreadable film"),
-    ):
-        (tmp_path / name).write_bytes(data)
-        ((film_input,), _) = find_inputs([str(tmp_path / name)])
-        (planned,) = cut(film_input, probe(tmp_path / name), 50)
-        assert says in str(planned.unit.damage)
-        assert planned.keys == ()
-        assert list(SOURCES["video"].read(planned.unit, planned.keys)) == []
-
-
 def test_the_wrong_ending_does_no_harm(films: Path, tmp_path: Path) -> None:
     (tmp_path / "film.avi").write_bytes((films / "matroska.mkv").read_bytes())
     assert [number_in(sample.image) for sample in read(tmp_path / "film.avi", 50)] == list(range(FRAMES))
-
-
-def test_a_damaged_frame_costs_what_is_made_from_it_and_no_more(films: Path, tmp_path: Path) -> None:
-    data = bytearray((films / "plain.mp4").read_bytes())
-    with av.open(str(films / "plain.mp4")) as film:
-        stored = [packet for packet in film.demux(video=0) if packet.size]
-    # The first frame behind the second key frame: the third frame of its group in the order of showing, a P.
-    hit = stored[GROUP + 1]
-    assert hit.pos is not None
-    data[hit.pos + 60 : hit.pos + 90] = b"\x55" * 30
-    (tmp_path / "plain.mp4").write_bytes(data)
-    whole = [identity(sample)[:4] for sample in read(films / "plain.mp4", 1000)]
-    by_units = [read(tmp_path / "plain.mp4", rows) for rows in UNITS]
-    samples = by_units[0]
-    for other in by_units[1:]:
-        assert list(map(identity, other)) == list(map(identity, samples))
-    bad = [sample.frame_index for sample in samples if sample.error is not None]
-    assert bad == list(range(GROUP + 1, 2 * GROUP))
-    assert {str(sample.error).split(":")[0] for sample in samples if sample.error} == {"damaged frame"}
-    assert [identity(sample)[:4] for sample in samples if sample.error is None] == [
-        place for number, place in enumerate(whole) if number not in bad
-    ]
-    assert [sample.timestamp for sample in samples] == [place[2] for place in whole]
-
-
-def test_frames_that_cannot_be_decoded_are_rejected_and_not_left_out(films: Path, tmp_path: Path) -> None:
-    data = bytearray((films / "plain.mp4").read_bytes())
-    with av.open(str(films / "plain.mp4")) as film:
-        first = min(packet.pos for packet in film.demux(video=0) if packet.pos is not None)
-    data[first:] = bytes(len(data) - first)
-    (tmp_path / "plain.mp4").write_bytes(data)
-    samples = read(tmp_path / "plain.mp4", 50)
-    assert [sample.frame_index for sample in samples] == list(range(FRAMES))
-    assert Counter(str(sample.error).split(":")[0] for sample in samples) == {"missing frame": FRAMES}
-
-
-def test_a_film_that_has_gone_is_said_frame_by_frame(films: Path, tmp_path: Path) -> None:
-    path = tmp_path / "film.mp4"
-    path.write_bytes((films / "plain.mp4").read_bytes())
-    ((film,), _) = find_inputs([str(path)])
-    (planned,) = cut(film, probe(path), 1000)
-    path.unlink()
-    samples = list(SOURCES["video"].read(planned.unit, planned.keys))
-    assert [sample.frame_index for sample in samples] == list(range(FRAMES))
-    assert {str(sample.error).split(":")[0] for sample in samples} == {"unreadable film"}
-
-
-def test_an_error_of_the_storage_is_not_taken_for_the_end_of_a_film() -> None:
-    class Broken(io.BytesIO):
-        def read(self, count: int | None = -1, /) -> bytes:
-            if self.tell() > 3:
-                raise OSError("connection lost")
-            return super().read(count)
-
-    reads = Reads(Broken(b"0123456789"), 10)
-    assert (reads.read(4), reads.read(4)) == (b"0123", b"")
-    with pytest.raises(OSError, match="connection lost"):
-        reads.check()
-
-
-@pytest.mark.parametrize("name", ["plain.mp4", "open.mkv", "variable.mkv", "reordered.avi"])
-@pytest.mark.parametrize(
-    "sampling", [Sampling(every=1), Sampling(every=5), Sampling(every=14), Sampling(fps=3)]
-)
-def test_sampled_frames_keep_their_index_time_and_pixels(films: Path, name: str, sampling: Sampling) -> None:
-    whole = {sample.frame_index: identity(sample) for sample in read(films / name, 1000)}
-    by_units = [read(films / name, rows, sampling) for rows in (2, 7, 1000)]
-    for samples in by_units:
-        assert [identity(sample) for sample in samples] == [whole[sample.frame_index] for sample in samples]
-        assert [sample.frame_index for sample in samples] == [sample.frame_index for sample in by_units[0]]
-    if sampling.every is not None:
-        assert [sample.frame_index for sample in by_units[0]] == list(range(0, FRAMES, sampling.every))
-
-
-def test_a_rate_takes_the_first_frame_at_or_after_each_tick() -> None:
-    def taken(times: Sequence[float], fps: float) -> list[str]:
-        keys = [str(number) for number in range(len(times))]
-        return list(Sampling(fps=fps).of(Extent(keys, timestamps=times)).keys)
-
-    assert taken([number / 25 for number in range(11)], 5) == ["0", "5", "10"]
-    assert taken([number / 30 for number in range(31)], 10) == [str(number) for number in range(0, 31, 3)]
-    assert taken([2.0, 2.4, 2.6, 4.1, 4.2], 1) == ["0", "3"]
-    assert taken([0.0, 0.1, 0.2], 100) == ["0", "1", "2"]
-    assert taken([7.5], 1) == ["0"]
-
-
-@pytest.mark.parametrize(
-    "sampling",
-    [Sampling(every=0), Sampling(fps=0), Sampling(fps=float("nan")), Sampling(fps=-1), Sampling(2, 2.0)],
-)
-def test_a_sampling_that_takes_nothing_or_two_things_is_refused(sampling: Sampling) -> None:
-    with pytest.raises(ConfigError, match=r"--(every|fps)"):
-        sampling.check()
 
 
 def test_a_boxes_table_names_a_film_below_its_root_and_a_frame(films: Path, tmp_path: Path) -> None:
@@ -426,27 +159,6 @@ def test_a_real_film(shared: Path) -> None:
 def test_a_real_film_in_smaller_units(shared: Path, rows: int) -> None:
     path = shared / "real" / "videos" / "asl_hand_25fps.mp4"
     assert list(map(identity, read(path, rows))) == list(map(identity, read(path, 1000)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [recipe.name for recipe in RECIPES])
-def test_random_damage_costs_the_same_frames_in_units_of_any_size(
-    films: Path, tmp_path: Path, name: str
-) -> None:
-    data = (films / name).read_bytes()
-    whole = {identity(sample)[3] for sample in read(films / name, 1000)}
-    rng = np.random.default_rng(len(name))
-    for _ in range(6):
-        damaged = bytearray(data[: int(len(data) * rng.uniform(0.3, 1.3))])
-        at = int(rng.integers(len(damaged) // 8, len(damaged)))
-        for place in range(at, min(at + int(rng.integers(1, 40)), len(damaged))):
-            damaged[place] ^= int(rng.integers(1, 256))
-        (tmp_path / name).write_bytes(damaged)
-        expected = len(probe(tmp_path / name).keys)
-        by_units = [read(tmp_path / name, rows) for rows in UNITS]
-        assert [len(samples) for samples in by_units] == [expected] * len(UNITS)
-        # Damage that a decoder does not notice may look different each time; all else is the same.
-        assert len({tuple(told(sample, whole) for sample in samples) for samples in by_units}) == 1
 
 
 @pytest.mark.slow
