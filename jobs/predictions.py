@@ -1,0 +1,161 @@
+"""The annotations that `handocc evaluate` measures: stored ones, or those that it makes of labelled shards.
+
+What it makes is an output of annotate: `handocc status` and `handocc report` read it, and it is continued like one.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs import planning, record, work
+from jobs.cluster import Resources
+from jobs.console import say
+from jobs.model_choice import ModelChoice, choose_hand_model
+from model.mano.asset import HandModel
+from model.mano.synthetic import synthetic_hand
+from model.predictor import Precision
+from pipeline import lease, storage
+from pipeline.annotation import Annotation
+from pipeline.errors import ConfigError
+from pipeline.evaluation.crops import EvaluationCrop
+from pipeline.flow import Flow, spread
+from pipeline.sinks.parts import committed, drop_orphans, withdraw
+from pipeline.sources.source import Input
+from pipeline.units import within
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """An output of annotate: where it lies, its job.json, and the hand model of its parameters if that is at hand."""
+
+    uri: str
+    job: Mapping[str, Any]
+    hand_model: HandModel | None
+
+
+def stored(output: str, mano: str | None) -> Predicted:
+    """Returns an output of annotate that can be held against labels.
+
+    Raises:
+        ConfigError: it is none, its boxes are not the labels', or `mano` is not its hand model.
+    """
+    uri = storage.canonical(output)
+    job = record.of_annotate(uri)
+    boxes, name = str(job["content"].get("boxes")), job["hand_model"]
+    if not boxes.startswith("given"):
+        raise ConfigError(
+            f"--predictions {output}: annotated with --boxes {boxes}, so that nobody knows which hand is which of the "
+            "labels'; annotate with --boxes given"
+        )
+    if mano is None:
+        hand_model = synthetic_hand()
+        return Predicted(uri, job, hand_model if hand_model.name == name else None)
+    hand_model, _ = choose_hand_model(mano)
+    if hand_model.name != name:
+        raise ConfigError(
+            f"--mano {mano}: is hand model {hand_model.name[:20]}, the annotations' parameters belong to {name[:20]}"
+        )
+    return Predicted(uri, job, hand_model)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How the shards are annotated; the fields are annotate's options of the same names."""
+
+    precision: Precision
+    unit_rows: int | None
+    batch_size: int | None
+    actors: tuple[int, int] | None
+    gpus_per_actor: float | None
+    limit: int | None
+
+    def annotation(self, choice: ModelChoice, crop: EvaluationCrop) -> Annotation:
+        """Returns the job that annotates what the labels box, without vertices: the parameters give them."""
+        return Annotation(
+            weights=choice.weights,
+            hand_model=choice.hand_model,
+            boxes=crop.boxes,
+            boxes_identity=crop.identity,
+            side=None,
+            crop_rule=crop.rule,
+            precision=self.precision,
+            meshes="none",
+            vertices=False,
+            unit_rows=self.unit_rows,
+        )
+
+    def flow(self, job: Annotation, output: str, resources: Resources) -> Flow:
+        """Returns the job's stages, spread over a cluster."""
+        workers = spread(
+            resources.cpus,
+            resources.gpus,
+            actors=self.actors,
+            gpus_per_actor=self.gpus_per_actor,
+            gpus_now=resources.gpus_now,
+            node_cpus=resources.node_cpus,
+            gpu_node_cpus=resources.gpu_node_cpus,
+        )
+        return job.flow(output, workers, self.batch_size or (64 if workers.device == "cuda" else 16))
+
+
+def predict(
+    prediction: Prediction,
+    choice: ModelChoice,
+    job: Annotation,
+    inputs: Sequence[Input],
+    output: str,
+    *,
+    connect: Callable[[], object],
+    address: str | None,
+) -> None:
+    """Annotates what of the inputs is not annotated in the output yet; its settings must be the job's.
+
+    connect: connects to the cluster for the rest of the command; called when there is something to do.
+    """
+    with lease.hold(output):
+        planning.begin(output, job.fingerprint)
+        settled = planning.plan(job, inputs, output, connect=connect)
+        drop_orphans(output, settled.units)
+        # In the order in which they are measured, which is what a limit counts in.
+        order = {source.uri: number for number, source in enumerate(inputs)}
+        requested = [unit for unit in settled.units if unit.unit_id in settled.requested]
+        units = within(sorted(requested, key=lambda unit: (order[unit.input], unit.first)), prediction.limit)
+        done = committed(output, settled.units, job.fingerprint)
+        left = [unit for unit in units if unit.unit_id not in done]
+        record.write(
+            output,
+            "job.json",
+            {
+                "command": "annotate",
+                "by": "evaluate",
+                "content": job.content,
+                "fingerprint": job.fingerprint,
+                "conventions": job.metadata,
+                "weights": {
+                    "sha256": choice.weights.sha256,
+                    "source": choice.weights.source,
+                    "trained": choice.weights.trained,
+                    "notes": dict(choice.weights.notes),
+                },
+                "hand_model": choice.hand_model.name,
+                "remarks": list(choice.remarks),
+                "plan": {
+                    "units": len(settled.units),
+                    "digest": settled.digest,
+                    "given_up": sorted(
+                        {unit.input for unit in settled.units} - {source.uri for source in inputs}
+                    ),
+                },
+                "versions": record.versions(),
+                "machine": record.machine(),
+            },
+        )
+        planning.end(output)
+        if not left:
+            return
+        say(f"annotating {sum(unit.last - unit.first for unit in left)} images in {len(left)} units")
+        storage.delete(storage.join(output, "summary.json"))
+        withdraw(output, left)
+        connect()
+        work.carry_out(functools.partial(prediction.flow, job, output), left, address=address)

@@ -1,0 +1,1 @@
+"""Predictions held against labels: by unit on a cluster, then summed up, in the paper's form, for its servers."""

@@ -1,0 +1,132 @@
+"""What a person reads of an evaluation: the tables with our rows in them, headline numbers, and what limits them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.evaluation.errors import MEASURED, MISSING, NO_TRUTH, REJECTED
+from pipeline.evaluation.measurement import BASELINE
+from pipeline.evaluation.submissions import FORMATS, Submission
+from pipeline.evaluation.summary import Summary
+from pipeline.evaluation.tables import ABLATIONS, TABLES, Table, to_text, with_row
+
+_HEADLINE: Final = (
+    ("mpjpe_mm", "joints, wrist on wrist", "mm"),
+    ("pa_mpjpe_mm", "joints after Procrustes alignment", "mm"),
+    ("mpvpe_mm", "vertices, wrist on wrist", "mm"),
+    ("pa_mpvpe_mm", "vertices after Procrustes alignment", "mm"),
+    ("pa_f5", "F@5 after Procrustes alignment", ""),
+    ("pa_f15", "F@15 after Procrustes alignment", ""),
+)
+_MARKS: Final = (
+    "Rows of `paper` are those of J. Park et al., HandOccNet, CVPR 2022, copied from its tables; rows of `this run` "
+    "were measured here."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Whose predictions were measured. method: the name of their row. trained: whether the network was."""
+
+    dataset: str
+    method: str
+    hand_model: str
+    trained: bool
+
+
+def filled_tables(measured: Measured, summary: Summary) -> list[Table]:
+    """Returns the benchmark's tables, the comparisons before the ablations, with the rows of this run."""
+    means = {name: row.mean for name, row in summary.means().items()}
+    filled = []
+    for table in (*TABLES[measured.dataset], *ABLATIONS.get(measured.dataset, ())):
+        if any(name.startswith(BASELINE) for name in means):
+            table = with_row(table, "the hand at rest", means, BASELINE)
+        filled.append(with_row(table, measured.method, means))
+    return filled
+
+
+def headlines(summary: Summary) -> list[str]:
+    """Returns a line per headline metric: the mean over hands and its 95 % interval."""
+    counts = summary.counts
+    lines = [
+        f"{summary.evaluated} hands with a truth: {counts[MEASURED]} measured, {counts[MISSING]} without a prediction"
+    ]
+    if counts[NO_TRUTH] or counts[REJECTED]:
+        lines.append(
+            f"beside them {counts[NO_TRUTH]} without a truth, {counts[REJECTED]} whose labels cannot be used"
+        )
+    lines += [
+        f"  {kind} ({number})"
+        for kind, number in sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    means = summary.means()
+    for name, what, unit in _HEADLINE:
+        if name not in means or math.isnan(means[name].mean):
+            continue
+        row, digits = means[name], 2 if unit else 3
+        interval = "" if math.isnan(row.low) else f"  [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+        lines.append(f"{what:<36} {row.mean:8.{digits}f} {unit:<2}{interval}")
+    return lines
+
+
+def remarks(measured: Measured, summary: Summary) -> list[str]:
+    """Returns what somebody who takes the numbers further has to know."""
+    found = []
+    if not measured.trained:
+        found.append("the network is untrained: its numbers mean nothing")
+    if summary.counts[MISSING]:
+        found.append(
+            f"{summary.counts[MISSING]} hands have no prediction: distances are means over the others, AUC and "
+            "F-scores count them as 0"
+        )
+    strangers = {name: n for name, n in summary.datasets.items() if name != measured.dataset}
+    if strangers and measured.dataset != "shards":
+        named = ", ".join(f"{number} of {name}" for name, number in sorted(strangers.items()))
+        found.append(
+            f"the labels are {named}, measured as {measured.dataset} is: not comparable with the paper"
+        )
+    if measured.hand_model.startswith("synthetic") and measured.dataset != "shards":
+        found.append(
+            f"the predictions' hand model is the procedural hand {measured.hand_model}, not MANO: not comparable with "
+            "the paper"
+        )
+    for name, number in sorted(summary.other_hand_models.items()):
+        found.append(
+            f"{number} meshes belong to hand model {name[:20]}, the predictions' to {measured.hand_model[:20]}: of "
+            "those hands only the joints are compared"
+        )
+    if summary.other_fingertips:
+        found.append(
+            f"the finger tips of {summary.other_fingertips} labelled hands are other vertices than the predictions', "
+            "which alone makes some millimetres at the tips; the authors' evaluation has that as well"
+        )
+    return found
+
+
+def submission_remarks(dataset: str, submission: Submission) -> list[str]:
+    """Returns what is special about a submission."""
+    found = []
+    wanted = FORMATS[dataset].pictures
+    if wanted is not None and submission.pictures != wanted:
+        found.append(
+            f"the submission holds {submission.pictures} pictures, {dataset}'s test split has {wanted}: its server "
+            "takes only all of them"
+        )
+    if submission.empty:
+        found.append(
+            f"{submission.empty} pictures of the submission have no prediction: a point stands for the hand"
+        )
+    if submission.unplaced:
+        found.append(
+            f"{submission.unplaced} hands of the submission stand with their wrist at the origin: nothing says where "
+            "in camera space they are"
+        )
+    return found
+
+
+def table_file(tables: Sequence[Table], lines: Sequence[str], notes: Sequence[str]) -> str:
+    """Returns what table.md holds."""
+    listed = "\n".join(f"- {note}" for note in notes)
+    blocks = [*map(to_text, tables), _MARKS, "```\n" + "\n".join(lines) + "\n```", listed]
+    return "\n\n".join(block for block in blocks if block) + "\n"

@@ -1,0 +1,183 @@
+"""The errors of all units, read part by part and summed up: means, intervals, groups, and the worst hands."""
+
+import heapq
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from pipeline import storage
+from pipeline.evaluation.errors import ABOUT, MEASURED, MISSING, NO_TRUTH, REJECTED
+from pipeline.metrics import Breakdown, BreakdownRow
+from pipeline.records import Unit
+from pipeline.sinks.parts import Part, part_uri, read_metadata
+
+READS_AT_ONCE = 16
+# What is broken down by groups; of everything else only the mean over all is kept.
+BY_GROUP = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "pa_mpvpe_mm", "f5", "f15", "pa_f5", "pa_f15", "failed")
+WORST_BY = "pa_mpjpe_mm"
+
+
+@dataclass(frozen=True, order=True)
+class WorstHand:
+    """A measured hand that is far from the truth."""
+
+    error_mm: float
+    unit_id: str
+    key: str
+    hand_index: int
+
+
+@dataclass
+class Summary:
+    """What came of an evaluation, all units together.
+
+    counts: hands by status. reasons: of those without a prediction or truth, by kind. datasets: hands by what their
+    labels say they are of. other_hand_models: hands whose labelled meshes belong to another hand model.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    datasets: Counter[str] = field(default_factory=Counter)
+    other_hand_models: Counter[str] = field(default_factory=Counter)
+    other_fingertips: int = 0
+    overall: Breakdown = field(default_factory=Breakdown)
+    groups: Breakdown = field(default_factory=Breakdown)
+    worst: list[WorstHand] = field(default_factory=list)
+
+    @property
+    def evaluated(self) -> int:
+        """The hands that count: those that have a truth, predicted or not."""
+        return self.counts[MEASURED] + self.counts[MISSING]
+
+    def means(self) -> dict[str, BreakdownRow]:
+        """Returns the mean over all hands and its interval, by metric."""
+        return {row.metric: row for row in self.overall.rows()}
+
+
+def summarise(output: str, units: Sequence[Unit], worst: int) -> Summary:
+    """Sums up the errors of units; memory grows with groups and with `worst`, not with hands."""
+    summary = Summary()
+    for unit, table in read_errors(output, units):
+        _add(summary, table)
+        _note_worst(summary.worst, unit, table, worst)
+    summary.worst.sort(reverse=True)
+    return summary
+
+
+def read_errors(
+    output: str, units: Iterable[Unit], columns: Sequence[str] | None = None
+) -> Iterator[tuple[Unit, pa.Table]]:
+    """Yields each unit with its part of `OUTPUT/errors`, in order, a few read ahead."""
+
+    def read(unit: Unit) -> pa.Table:
+        data = storage.read(part_uri(output, "errors", unit.unit_id))
+        return pq.read_table(io.BytesIO(data), columns=columns)
+
+    left = iter(units)
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        while some := list(islice(left, READS_AT_ONCE)):
+            yield from zip(some, pool.map(read, some), strict=True)
+
+
+def drop_others(output: str, units: Sequence[Unit]) -> None:
+    """Removes the errors of units that are not among these: `OUTPUT/errors` holds what metrics.json sums up."""
+    wanted = {part_uri(output, "errors", unit.unit_id) for unit in units}
+    for file in list(storage.list_files(storage.join(output, "errors"))):
+        if file.uri not in wanted:
+            storage.delete(file.uri)
+
+
+def measured_units(
+    output: str, units: Sequence[Unit], parts: Mapping[str, Part], fingerprint: str
+) -> set[str]:
+    """Returns the ids of units whose errors are there: of this fingerprint, these labels and these annotations."""
+    present = {
+        storage.name_of(file.uri).removesuffix(".parquet")
+        for file in storage.list_files(storage.join(output, "errors"))
+    }
+    there = [unit for unit in units if unit.unit_id in present]
+
+    def is_current(unit: Unit) -> bool:
+        try:
+            said = read_metadata(output, "errors", unit.unit_id)
+        except (OSError, pa.ArrowException):
+            return False
+        wanted = (fingerprint, unit.version, parts[unit.unit_id].counts.to_json())
+        return (said.get("fingerprint"), said.get("unit_version"), said.get("annotated")) == wanted
+
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        return {
+            unit.unit_id for unit, current in zip(there, pool.map(is_current, there), strict=True) if current
+        }
+
+
+def _add(summary: Summary, table: pa.Table) -> None:
+    summary.counts.update(table["status"].to_pylist())
+    for status, reason in zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True):
+        if status in (MISSING, REJECTED):
+            summary.reasons[(reason or status).split(":", 1)[0]] += 1
+    table = table.filter(pc.is_in(table["status"], pa.array([MEASURED, MISSING])))
+    if not table.num_rows:
+        return
+    summary.datasets.update(name or "unnamed" for name in table["dataset"].to_pylist())
+    summary.other_hand_models.update(name for name in table["other_hand_model"].to_pylist() if name)
+    summary.other_fingertips += sum(table["other_fingertips"].to_pylist())
+    errors = {
+        name: torch.from_numpy(np.array(table[name].to_numpy(), np.float64))
+        for name in table.column_names
+        if name not in ABOUT.names
+    }
+    sequences = table["sequence"].to_pylist()
+    places = zip(table["source"].to_pylist(), table["key"].to_pylist(), sequences, strict=True)
+    drawn = [sequence or f"{source}#{key}" for source, key, sequence in places]
+    summary.overall.add(errors, resampled_by=drawn)
+    groups = {name: table[name].to_pylist() for name in ("side", "occlusion", "sequence", "object")}
+    # A way of grouping that no label knows of says nothing.
+    groups = {name: [value or "unnamed" for value in named] for name, named in groups.items() if any(named)}
+    by_group = {name: errors[name] for name in BY_GROUP if name in errors}
+    summary.groups.add(by_group, resampled_by=drawn, groups=groups)
+
+
+def _note_worst(worst: list[WorstHand], unit: Unit, table: pa.Table, most: int) -> None:
+    """Keeps the hands with the largest errors, in a heap."""
+    measured = table.filter(pc.and_(pc.equal(table["status"], MEASURED), pc.is_valid(table[WORST_BY])))
+    for row in measured.select([WORST_BY, "key", "hand_index"]).to_pylist():
+        hand = WorstHand(row[WORST_BY], unit.unit_id, row["key"], row["hand_index"])
+        if len(worst) < most:
+            heapq.heappush(worst, hand)
+        elif most and worst[0] < hand:
+            heapq.heapreplace(worst, hand)
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """Returns counts, means with their 95 % intervals, and the groups, as metrics.json holds them."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in summary.groups.rows():
+        if row.group_by != "all":
+            groups.setdefault(row.group_by, {}).setdefault(row.group, {})[row.metric] = _plain(row)
+    return {
+        "hands": {name: summary.counts[name] for name in (MEASURED, MISSING, NO_TRUTH, REJECTED)},
+        "reasons": dict(sorted(summary.reasons.items())),
+        "labels_of": dict(sorted(summary.datasets.items())),
+        "metrics": {name: _plain(row) for name, row in summary.means().items()},
+        "by": groups,
+    }
+
+
+def _plain(row: BreakdownRow) -> dict[str, Any]:
+    numbers = {"mean": row.mean, "low": row.low, "high": row.high}
+    return {"samples": row.samples, **{name: _number(value) for name, value in numbers.items()}}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(f"{value:.9g}")

@@ -1,0 +1,112 @@
+"""What a label says of its hands that predictions can be measured against."""
+
+import reprlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.training.labels import fingertip_vertices_of, hand_count, hand_label, hand_model_of
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrueHand:
+    """One labelled hand; metres and camera axes, wrist at the origin. What is not labelled is None.
+
+    vertices: those that stand in the label itself; pose and betas may give them as well. root: the wrist in camera
+    space. index: the picture's place in the benchmark's own order. hand_model: whose parameters and vertices these
+    are. fingertips: which vertices the finger tips are.
+    """
+
+    key: str
+    hand_index: int
+    left: bool
+    joints: Floats | None  # (21, 3)
+    vertices: Floats | None  # (778, 3)
+    pose: Floats | None  # (16, 3) absolute axis-angle
+    betas: Floats | None  # (10,)
+    root: Floats | None  # (3,)
+    visible: tuple[int, ...] | None
+    hand_model: str | None
+    fingertips: tuple[int, ...] | None
+    dataset: str | None
+    index: int | None
+    sequence: str | None
+    subject: str | None
+    object: str | None
+
+    @property
+    def is_known(self) -> bool:
+        """Says whether there is anything to measure against."""
+        return self.joints is not None or self.vertices is not None or self.pose is not None
+
+
+def true_hands(key: str, label: Any) -> list[TrueHand | DataError]:
+    """Returns each hand of a sample's label, or why it cannot be used.
+
+    Raises:
+        DataError: the label itself cannot be used.
+    """
+    hands: list[TrueHand | DataError] = []
+    model, tips = hand_model_of(key, label), fingertip_vertices_of(key, label)
+    for hand_index in range(hand_count(key, label)):
+        try:
+            hands.append(_true_hand(key, label, hand_index, model, tips))
+        except DataError as error:
+            hands.append(error)
+    return hands
+
+
+def _true_hand(
+    key: str, label: dict[str, Any], hand_index: int, model: str | None, tips: tuple[int, ...] | None
+) -> TrueHand:
+    hand, entry = hand_label(key, label, hand_index), label["hands"][hand_index]
+    where = f"{key}, hand {hand_index}"
+    root, vertices = _points(where, entry, "root_3d", 3), _points(where, entry, "vertices", 778, 3)
+    if hand.has_joints_3d:
+        wrist = np.asarray(entry["joints_3d"][0], np.float64)
+        root = wrist if root is None else root
+    else:
+        wrist = np.zeros(3) if root is None else root
+    index = label.get("index")
+    return TrueHand(
+        key=key,
+        hand_index=hand_index,
+        left=hand.left,
+        joints=hand.joints_3d.astype(np.float64) if hand.has_joints_3d else None,
+        vertices=None if vertices is None else vertices - wrist,
+        pose=hand.pose.astype(np.float64) if hand.has_mano else None,
+        betas=hand.betas.astype(np.float64) if hand.has_mano else None,
+        root=root,
+        visible=None if (hand.visible < 0).any() else tuple(hand.visible.tolist()),
+        hand_model=model,
+        fingertips=tips,
+        dataset=_name(label, "dataset"),
+        index=index if type(index) is int and index >= 0 else None,
+        sequence=_name(label, "sequence"),
+        subject=_name(label, "subject"),
+        object=_name(label, "object"),
+    )
+
+
+def _points(where: str, entry: dict[str, Any], name: str, *shape: int) -> Floats | None:
+    value = entry.get(name)
+    if value is None:
+        return None
+    try:
+        points = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.shape != shape or not np.isfinite(points).all():
+        wanted, found = "x".join(map(str, shape)), reprlib.repr(value)
+        raise DataError("bad label", f"{where}: {name} must be {wanted} finite numbers, it is {found}")
+    return points
+
+
+def _name(label: dict[str, Any], name: str) -> str | None:
+    value = label.get(name)
+    return value if isinstance(value, str) else None

@@ -1,0 +1,135 @@
+"""What is measured of a unit, and against which labels."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from model.mano.synthetic import synthetic_hand
+from pipeline.errors import ConfigError
+from pipeline.evaluation.matching import match_units
+from pipeline.evaluation.summary import read_errors, summarise
+from pipeline.inputs import find_inputs
+from tests.pipeline.evaluation.annotated import annotate
+from tests.pipeline.evaluation.measured import MeasuredOutput, copy, measure
+
+Label = dict[str, Any]
+
+
+def relabelled(shards: Path, to: Path, change: Callable[[Label], None]) -> Path:
+    """The shards with other labels."""
+    to.mkdir()
+    for shard in shards.glob("*.tar"):
+        with tarfile.open(shard) as old, tarfile.open(to / shard.name, "w") as new:
+            for member in old:
+                stream = old.extractfile(member)
+                assert stream is not None
+                data = stream.read()
+                if member.name.endswith(".json"):
+                    label = json.loads(data)
+                    change(label)
+                    data = json.dumps(label).encode()
+                member.size = len(data)
+                new.addfile(member, io.BytesIO(data))
+    return to
+
+
+def errors(measured: MeasuredOutput) -> list[dict[str, Any]]:
+    tables = [table for _, table in read_errors(measured.output, measured.units)]
+    rows: list[dict[str, Any]] = pa.concat_tables(tables).to_pylist()
+    return rows
+
+
+def test_parameters_give_the_same_meshes_as_labelled_vertices(shards: Path, tmp_path: Path) -> None:
+    predictions = annotate(shards, tmp_path / "predictions", vertices=False)
+    hand_model = synthetic_hand()
+    measured = measure(shards, predictions, tmp_path / "out", hand_model=hand_model, has_vertices=False)
+    rows = errors(measured)
+    assert {row["side"] for row in rows} == {"left", "right"}
+    # Labels are rounded to 0.01 mm.
+    assert all(row["mpvpe_mm"] < 0.02 and row["f5"] == 1 for row in rows)
+
+    def no_vertices(label: Label) -> None:
+        for hand in label["hands"]:
+            del hand["vertices"], hand["joints_3d"]
+
+    posed = relabelled(shards, tmp_path / "posed", no_vertices)
+    again = measure(posed, predictions, tmp_path / "again", hand_model=hand_model, has_vertices=False)
+    assert all(row["mpvpe_mm"] < 1e-3 and row["mpjpe_mm"] < 0.02 for row in errors(again))
+
+
+def test_meshes_of_another_hand_model_are_left_out_and_counted(shards: Path, tmp_path: Path) -> None:
+    def other(label: Label) -> None:
+        label["hand_model"] = "0123abcd"
+
+    others = relabelled(shards, tmp_path / "others", other)
+    measured = measure(others, annotate(shards, tmp_path / "predictions"), tmp_path / "out")
+    rows = errors(measured)
+    assert all(row["mpjpe_mm"] < 1e-3 and row["mpvpe_mm"] is None for row in rows)
+    summary = summarise(measured.output, measured.units, 0)
+    assert summary.other_hand_models == {"0123abcd": len(rows)}
+
+
+def test_labels_without_a_truth_or_none_at_all_are_counted_apart(shards: Path, tmp_path: Path) -> None:
+    numbers = iter(range(100))
+
+    def damaged(label: Label) -> None:
+        number = next(numbers)
+        if number == 2:
+            for hand in label["hands"]:
+                for name in ("vertices", "joints_3d", "mano"):
+                    del hand[name]
+        if number == 4:
+            label["hands"][0]["joints_3d"] = [[0, 0, float("nan")]] * 21
+        if number == 5:
+            label["hands"] = None
+
+    changed = relabelled(shards, tmp_path / "changed", damaged)
+    measured = measure(changed, annotate(shards, tmp_path / "predictions"), tmp_path / "out")
+    rows = errors(measured)
+    apart = {status: [row for row in rows if row["status"] == status] for status in ("no_truth", "rejected")}
+    assert all(row["mpjpe_mm"] is None and row["failed"] is None for row in apart["no_truth"])
+    reasons = [row["reason"] for row in apart["rejected"]]
+    assert ["joints_3d holds a number" in reason or "must be a list" in reason for reason in reasons] == [
+        True,
+        True,
+    ]
+    summary = summarise(measured.output, measured.units, 0)
+    assert summary.evaluated + len(apart["no_truth"]) + 2 == len(rows)
+    assert summary.reasons == {"bad label": 2}
+
+
+def test_the_worst_hands_are_those_with_the_largest_errors(shards: Path, tmp_path: Path) -> None:
+    bend = iter(range(100))
+
+    def bent(_key: str, hand: Any) -> Any:
+        amount = next(bend)
+        return hand.moved(lambda points: points + amount * points[:, ::-1] ** 2)
+
+    measured = measure(shards, annotate(shards, tmp_path / "predictions", bent), tmp_path / "out")
+    rows = sorted(errors(measured), key=lambda row: -row["pa_mpjpe_mm"])
+    worst = summarise(measured.output, measured.units, 5).worst
+    assert [hand.error_mm for hand in worst] == [row["pa_mpjpe_mm"] for row in rows[:5]]
+    assert [(hand.key, hand.hand_index) for hand in worst] == [
+        (row["key"], row["hand_index"]) for row in rows[:5]
+    ]
+
+
+def test_shards_that_were_moved_are_known_by_name_and_content(shards: Path, tmp_path: Path) -> None:
+    predictions = annotate(shards, tmp_path / "predictions")
+    moved = copy(shards, tmp_path / "moved")
+    rows = errors(measure(moved, predictions, tmp_path / "out"))
+    assert all(row["mpjpe_mm"] < 1e-3 and str(moved) in row["source"] for row in rows)
+
+    first, second = sorted(moved.glob("*.tar"))
+    second.rename(first)
+    with pytest.raises(ConfigError, match=r"its sample 0 is 00000012, 00000000 was annotated there"):
+        match_units(str(predictions), find_inputs([str(first)])[0])
+    first.rename(tmp_path / "moved" / "other.tar")
+    with pytest.raises(ConfigError, match="holds no annotations of it"):
+        match_units(str(predictions), find_inputs([str(tmp_path / "moved")])[0])
