@@ -96,7 +96,8 @@ class Coco:
         return frame_label(
             self.dataset,
             self.split,
-            frame.index,
+            # Of DexYCB the file leaves frames out, so that its rows are not numbered as the toolkit's are.
+            None if dexycb else frame.index,
             camera,
             hand,
             tips="manopth" if dexycb else "ho3d",

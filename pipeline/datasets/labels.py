@@ -23,7 +23,7 @@ _WIDEST_PX = 1e6
 def frame_label(
     dataset: str,
     split: str,
-    index: int,
+    index: int | None,
     camera: Floats,
     hand: Label,
     *,
@@ -35,7 +35,8 @@ def frame_label(
 ) -> Label:
     """Returns a sample's label; what is None is left out.
 
-    tips: the name of the vertex set that the labelled finger tips are, None where they are no vertices.
+    index: the sample's number in the benchmark's own order, None where it is not known. tips: the name of the vertex
+    set that the labelled finger tips are, None where they are no vertices.
     """
     label = {
         "dataset": dataset,

@@ -146,8 +146,11 @@ def test_mano_gives_the_joints_from_the_parameters(case: Case, prepared: Prepare
 def test_a_label_says_where_it_comes_from_and_training_can_read_it(
     case: Case, prepared: Prepared, models: HandModels
 ) -> None:
-    indices = [label["index"] for label in prepared.labels.values()]
+    indices = [label["index"] for label in prepared.labels.values() if "index" in label]
     assert indices == sorted(set(indices))
+    # HandOccNet's file for DexYCB leaves frames out: its rows are not numbered as the toolkit's are.
+    renumbered = (case.dataset, case.says) == ("coco", "dexycb")
+    assert len(indices) == (0 if renumbered else len(prepared.labels))
     tips = {"ho3d-v2": "ho3d", "ho3d-v3": "ho3d", "freihand": "freihand", "dexycb": "manopth", "fpha": None}[
         case.says
     ]
