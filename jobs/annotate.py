@@ -1,16 +1,15 @@
 """`handocc annotate`: hands in images to MANO parameters, joints and meshes."""
 
+import contextlib
 import functools
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jobs import exits, record, work
-from jobs.cluster import Resources
+from jobs import exits, planning, record, work
+from jobs.cluster import Resources, connect
 from jobs.console import say, some
 from jobs.model_choice import ModelChoice, choose_crop_rule, choose_model
 from jobs.options import option
@@ -22,12 +21,12 @@ from pipeline.boxes.table import Table
 from pipeline.errors import ConfigError
 from pipeline.flow import Flow, spread
 from pipeline.inputs import find_inputs
+from pipeline.plan import any_keys
 from pipeline.records import Counts, Unit
 from pipeline.sinks.parts import committed, drop_orphans, withdraw
-from pipeline.sources import SOURCES
 from pipeline.sources.sampling import Sampling
-from pipeline.sources.source import Extent, Input
-from pipeline.units import Settled, load_keys, settle, within
+from pipeline.sources.source import Input
+from pipeline.units import Settled, within
 
 ENOUGH_TO_JUDGE = 100
 UNITS_TO_MATCH = 64
@@ -90,7 +89,9 @@ def run(options: Options) -> int:
     choice = choose_model(options.model, options.weights, options.mano)
     job = annotation(options, choice)
     output = storage.canonical(options.output)
-    inputs, passed_over = find_inputs(options.inputs, output=output)
+    inputs, passed_over = find_inputs(options.inputs, output=output, note=say)
+    if isinstance(job.boxes, Table):
+        job.boxes.require_frames({source.name for source in inputs if source.source == "video"})
     if not options.overwrite:
         record.require_same(output, job.content, job.fingerprint)
     for remark in choice.remarks:
@@ -100,13 +101,17 @@ def run(options: Options) -> int:
     if options.dry_run:
         return _dry_run(options, job, inputs, output)
     storage.require_writable(output)
-    with lease.hold(output):
+    with lease.hold(output), contextlib.ExitStack() as until_done:
         storage.sweep(output)
         compact.finish(output)
-        record.forget_other(output, job.fingerprint)
-        settled = _plan(options, job, inputs, output)
+        planning.begin(output, job.fingerprint)
+        join = functools.partial(_join, options, job, output, until_done)
+        settled = planning.plan(job, inputs, output, connect=join)
+        dropped = drop_orphans(output, settled.units)
+        if dropped:
+            say(f"removed {dropped} parts of units that are no longer planned")
         if isinstance(job.boxes, Table):
-            some_keys = {key for unit in settled.units[:UNITS_TO_MATCH] for key in load_keys(output, unit)}
+            some_keys = any_keys(output, settled.units[:UNITS_TO_MATCH])
             job.boxes.require_any(some_keys | {unit.name for unit in settled.units})
         units = within([unit for unit in settled.units if unit.unit_id in settled.requested], options.limit)
         done = {name: part.counts for name, part in committed(output, settled.units, job.fingerprint).items()}
@@ -114,6 +119,7 @@ def run(options: Options) -> int:
         done = {name: counts for name, counts in done.items() if name not in {unit.unit_id for unit in left}}
         compact.release(output, {unit.unit_id for unit in settled.units} - {unit.unit_id for unit in left})
         record.write(output, "job.json", _job_json(options, choice, job, settled, inputs))
+        planning.end(output)
         if left:
             storage.delete(storage.join(output, "summary.json"))
         withdraw(output, left)
@@ -147,6 +153,10 @@ def _check(options: Options) -> None:
         raise ConfigError(f"--max-reject-rate {options.max_reject_rate:g}: must be between 0 and 1")
     if options.gpus_per_actor is not None and options.gpus_per_actor < 0:
         raise ConfigError(f"--gpus-per-actor {options.gpus_per_actor:g}: must not be negative")
+    if options.boxes == "detect" and options.side is not None:
+        raise ConfigError(
+            f"--side {options.side}: with --boxes detect the detector says whose hand it is; leave --side out"
+        )
     Sampling(options.every, options.fps).check()
     actor_range(options.actors)
 
@@ -198,40 +208,19 @@ def _flow(options: Options, job: Annotation, output: str, resources: Resources) 
     return job.flow(output, workers, options.batch_size or (64 if workers.device == "cuda" else 16))
 
 
-def _plan(options: Options, job: Annotation, inputs: Sequence[Input], output: str) -> Settled:
-    """Holds the stored plan against the inputs, and says what changed."""
-    settled = settle(
-        output,
-        inputs,
-        unit_rows=options.unit_rows,
-        crop_size=job.weights.config.input_size,
-        probe=lambda some: [job.sampling.of(extent) for extent in _probe(options.boxes, some)],
-        store=not options.dry_run,
-    )
-    if settled.known and settled.added:
-        say(f"new since the last run: {some(settled.added)}")
-    if settled.changed:
-        say(f"changed since the last run and done anew: {some(settled.changed)}")
-    if settled.removed:
-        say(f"no longer among the inputs (what was annotated stays): {some(settled.removed)}")
-    dropped = 0 if options.dry_run else drop_orphans(output, settled.units)
-    if dropped:
-        say(f"removed {dropped} parts of units that are no longer planned")
-    return settled
-
-
-def _probe(chosen: str, inputs: Sequence[Input]) -> list[Extent]:
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        extents = list(pool.map(lambda item: SOURCES[item.source].probe(item), inputs))
-    for item, extent in zip(inputs, extents, strict=True):
-        if chosen == "given" and extent.keys and not extent.has_boxes and extent.damage is None:
-            raise ConfigError(f"{item.uri}: carries no boxes; --boxes must be {boxes.CHOICES}")
-    return extents
+def _join(options: Options, job: Annotation, output: str, until_done: contextlib.ExitStack) -> None:
+    """Connects to the cluster for the rest of the job, and holds the flow against what it has."""
+    resources = until_done.enter_context(connect(options.address))
+    _flow(options, job, output, resources).check(resources.cpus, resources.gpus)
 
 
 def _dry_run(options: Options, job: Annotation, inputs: Sequence[Input], output: str) -> int:
     """Prints what a run would do; writes nothing."""
-    settled = _plan(options, job, inputs, output)
+    # The plan of another job is dropped by a run.
+    stored = None if planning.planned_by(output) == job.fingerprint else ()
+    with contextlib.ExitStack() as until_done:
+        join = functools.partial(_join, options, job, output, until_done)
+        settled = planning.plan(job, inputs, output, connect=join, stored=stored, store=False)
     done = committed(output, settled.units, job.fingerprint)
     units = within([unit for unit in settled.units if unit.unit_id in settled.requested], options.limit)
     for unit in units:

@@ -18,12 +18,27 @@ import torch
 import jobs
 import model
 import pipeline
+from jobs.console import say
 from pipeline.errors import ConfigError
 from pipeline.quiet import no_stderr
 
 # What the head of a cluster started by `ray up` knows of itself; its autoscaler is started with this file.
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 KNOCK_S = 10.0
+# https://docs.aws.amazon.com/sdkref/latest/guide/environment-variables.html, and three that others understand.
+STORAGE_SETTINGS = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_USE_FIPS_ENDPOINT",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "AWS_MAX_ATTEMPTS",
+    "AWS_REQUEST_PAYER",
+    "AWS_NO_SIGN_REQUEST",
+)
 
 
 @dataclass(frozen=True)
@@ -51,30 +66,64 @@ class Resources:
 def connect(address: str | None) -> Iterator[Resources]:
     """Connects to the Ray cluster at an address, or starts one on this machine, and leaves it at the end.
 
+    Inside of another `connect` it shares that connection.
+
     Raises:
         ConfigError: nothing answers there.
     """
     # The address given, else the cluster that this process was started in, else one of our own.
     where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if ray.is_initialized():
+        yield _resources(where)
+        return
+    _require_answer(where)
+    try:
+        _begin(where)
+        signal.signal(signal.SIGTERM, _interrupt)
+        yield _resources(where)
+    finally:
+        ray.shutdown()
+
+
+def _begin(where: str) -> None:
     options: dict[str, Any] = {"include_dashboard": False} if where == "local" else {}
     if where != "local" and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        # The nodes may have another version of this code or none; a submitted job brings its own.
+        # The nodes may have another version of this code or none, and know nothing of where this machine's storage
+        # is; a submitted job brings its own.
         rooms = [str(Path(str(room.__file__)).parent) for room in (model, pipeline, jobs)]
-        options["runtime_env"] = {"py_modules": rooms}
+        settings = for_workers(os.environ)
+        options["runtime_env"] = {"py_modules": rooms, "env_vars": settings}
+        if settings:
+            say(
+                f"note: the cluster's workers take {', '.join(settings)} from here, and credentials from their own"
+            )
     # Ray's C++ side writes its errors on the driver's console, those of retries that succeed included.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    _require_answer(where)
     try:
         with no_stderr():
             ray.init(where, logging_level="ERROR", log_to_driver=False, **options)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"--address {where}: no Ray cluster answers there ({error})") from error
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield offered(nodes, [] if where == "local" else can_come())
-    finally:
-        ray.shutdown()
+    except SystemExit as error:
+        # What Ray makes of a SIGTERM while it starts.
+        raise KeyboardInterrupt from error
+
+
+def for_workers(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the settings of storage that the workers of a cluster need as well: nothing that is secret.
+
+    Credentials, and the profile that names them, are those of each machine.
+    """
+    return {
+        name: environment[name]
+        for name in STORAGE_SETTINGS
+        if environment.get(name) and "@" not in environment[name]
+    }
+
+
+def _resources(where: str) -> Resources:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return offered(nodes, [] if where == "local" else can_come())
 
 
 def _require_answer(where: str) -> None:

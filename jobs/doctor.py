@@ -1,9 +1,13 @@
 """`handocc doctor`: what this machine has, what is missing, and how to get it."""
 
+import hashlib
+import importlib.metadata
 import importlib.util
+import io
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +16,13 @@ import torch
 
 from jobs import exits, record
 from jobs.cluster import connect
+from jobs.fetch_detector import IN_WHEEL, URL_SHA256
 from jobs.options import option
 from model.crop import require_opencv4
 from model.errors import ModelError
 from model.mano.asset import load_mano
 from pipeline import storage
+from pipeline.boxes.detect import MODELS_INSIDE, default_model
 from pipeline.errors import ConfigError
 
 
@@ -66,6 +72,8 @@ def _look(options: Options) -> Iterator[Finding]:
     for name, what in (("s3fs", "s3:// locations"), ("gcsfs", "gs:// locations")):
         there = importlib.util.find_spec(name) is not None
         yield Finding(True if there else None, what, name if there else f"`pip install {name}` brings them")
+    yield _mediapipe()
+    yield _detector()
     if options.mano is None:
         yield Finding(None, "MANO", "not named; --mano MANO_RIGHT.pkl checks it (from mano.is.tue.mpg.de)")
     else:
@@ -99,6 +107,40 @@ def _shared_memory(memory: int) -> Finding:
     enough = size >= min(2 << 30, memory // 4)
     way_out = "" if enough else "; a container needs --shm-size=2g or more"
     return Finding(enough, "/dev/shm", f"{size / 2**30:.1f} GiB{way_out}")
+
+
+def _mediapipe() -> Finding:
+    try:
+        version = importlib.metadata.version("mediapipe")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(None, "mediapipe", "`pip install 'handocc[detect]'` brings it, for --boxes detect")
+    return Finding(True, "mediapipe", version)
+
+
+def _detector() -> Finding:
+    """Looks at the model file that --boxes detect takes by default."""
+    where = default_model()
+    shown = storage.redacted(where)
+    try:
+        data = storage.read(where)
+    except (FileNotFoundError, NotADirectoryError):
+        found = f"{shown} is not there; `handocc fetch-detector` gets it, for --boxes detect"
+        return Finding(None, "detector", found)
+    except (OSError, ConfigError) as error:
+        return Finding(False, "detector", f"{shown} cannot be read ({error})")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as task:
+            inside = {name: _sha256(task.read(name)) for name in MODELS_INSIDE}
+    except (zipfile.BadZipFile, KeyError):
+        return Finding(False, "detector", f"{shown} is no hand landmarker; `handocc fetch-detector` gets one")
+    assembled = {name: IN_WHEEL[name][1] for name in MODELS_INSIDE}
+    if _sha256(data) == URL_SHA256 or inside == assembled:
+        return Finding(True, "detector", f"{shown}, its checksum is right")
+    return Finding(True, "detector", f"{shown}, none that fetch-detector brings (sha256 {_sha256(data)})")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _mano(uri: str) -> Finding:

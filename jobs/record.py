@@ -59,17 +59,6 @@ def of_annotate(output: str) -> dict[str, Any]:
     return job
 
 
-def forget_other(output: str, fingerprint: str) -> None:
-    """Drops the plan of a job with other settings; its parts follow when the new plan is there.
-
-    Without a job.json nothing was run by the plan: a kill fell between the two.
-    """
-    earlier = read(output, "job.json")
-    if earlier is None or earlier.get("fingerprint") != fingerprint:
-        for file in list(storage.list_files(storage.join(output, "plan"))):
-            storage.delete(file.uri)
-
-
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,7 +1,7 @@
 """From what a person types to inputs: globs, braces, lists, folders, files."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
@@ -65,10 +65,13 @@ def _listed(uri: str) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def find_inputs(arguments: Sequence[str], *, output: str = "") -> tuple[list[Input], list[str]]:
+def find_inputs(
+    arguments: Sequence[str], *, output: str = "", note: Callable[[str], object] = lambda _: None
+) -> tuple[list[Input], list[str]]:
     """Returns the inputs that the arguments name, and the names of files that no source reads.
 
-    What the job itself writes below `output` is no input, wherever the output is.
+    What the job itself writes below `output` is no input, wherever the output is. A file that several arguments
+    name is taken once, as the first of them names it; `note` is told of those in one line.
 
     Raises:
         ConfigError: an argument names nothing or what the job writes, or there is nothing to read at all.
@@ -76,6 +79,8 @@ def find_inputs(arguments: Sequence[str], *, output: str = "") -> tuple[list[Inp
     single: dict[str, Input] = {}
     folders: dict[str, dict[str, FileInfo]] = {}
     passed_over: list[str] = []
+    taken: set[str] = set()
+    again: list[str] = []
     named = expand(arguments)
     unknown = [uri for uri, info in named.items() if info is None]
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
@@ -95,6 +100,10 @@ def find_inputs(arguments: Sequence[str], *, output: str = "") -> tuple[list[Inp
                 if info is not None:
                     raise ConfigError(f"{uri}: is written by this very job; choose another --output")
                 continue
+            if file.uri in taken:
+                again.append(file.uri)
+                continue
+            taken.add(file.uri)
             source = source_of(storage.name_of(file.uri))
             if source is None:
                 passed_over.append(file.uri)
@@ -105,6 +114,9 @@ def find_inputs(arguments: Sequence[str], *, output: str = "") -> tuple[list[Inp
                 folders.setdefault(root, {})[file.uri] = file
     inputs = [Input(root, "images", tuple(files.values())) for root, files in folders.items()]
     inputs += single.values()
+    if again:
+        more = f" and {len(again) - 1} more files" if len(again) > 1 else ""
+        note(f"note: {again[0]}{more} lie in more than one of the inputs; each is taken once")
     if not inputs:
         raise ConfigError(f"{', '.join(arguments)}: nothing to read there; known are {_endings()}")
     return inputs, passed_over

@@ -1,20 +1,25 @@
-"""Runs a flow on Ray Data: one unit is one row of the dataset, through every stage."""
+"""Runs work on Ray: a flow on Ray Data, where one unit is one row through every stage, and plain functions."""
 
 import functools
 import json
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.errors import Interrupted, StorageError
+from pipeline.errors import HandoccError, Interrupted, StorageError
 from pipeline.flow import Flow, Stage, Step
 from pipeline.records import Counts, Unit, UnitRecord, from_ipc, to_ipc
 
+TASKS_AHEAD = 256
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Row = dict[str, Any]
 _STORAGE_ERROR = re.compile(rf"^{StorageError.__module__}\.{StorageError.__qualname__}: (.+)$", re.MULTILINE)
 
@@ -116,8 +121,32 @@ def quiet() -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def in_parallel(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """Returns the function's results for each item, computed as Ray tasks, in order."""
-    task = ray.remote(num_cpus=0.5)(function)
-    results: list[Any] = ray.get([task.remote(item) for item in items])
-    return results
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yields the function's result for each item, in order, computed as Ray tasks.
+
+    So many are begun before the first is needed that an autoscaler sees the work, and no more than the driver
+    can hold. A HandoccError that the function raises is raised here as it was there.
+    """
+    # Such a task waits for storage half of the time.
+    task = ray.remote(num_cpus=0.5)(_call)
+    shared = ray.put(function)
+    begun: deque[Any] = deque()
+    for item in items:
+        begun.append(task.remote(shared, item))
+        if len(begun) >= TASKS_AHEAD:
+            yield _result(begun.popleft())
+    while begun:
+        yield _result(begun.popleft())
+
+
+def _call(function: Callable[[Any], Any], item: Any) -> Any:
+    return function(item)
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, HandoccError):
+            raise error.cause from error
+        raise

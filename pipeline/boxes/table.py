@@ -104,6 +104,19 @@ class Table:
                 f"(such as {min(keys)!r})"
             )
 
+    def require_frames(self, films: Collection[str]) -> None:
+        """Holds the table's rows for films against what a film needs; `films` are their keys.
+
+        Raises:
+            ConfigError: a row names a film and none of its frames, so that no frame would have its box.
+        """
+        lacking = sorted({key for key, frame in load(self.uri) if frame is None}.intersection(films))
+        if lacking:
+            raise ConfigError(
+                f"--boxes {self.uri}: names the film {lacking[0]!r} without saying which frame; a film's rows need "
+                "frame_index (0-based, in the order in which frames are shown), in Parquet or CSV"
+            )
+
     def _rows(self, sample: Sample) -> list[dict[str, Any]]:
         return load(self.uri).get((sample.key, sample.frame_index), [])
 

@@ -12,6 +12,8 @@ import duckdb
 import numpy as np
 import pytest
 
+from jobs.cli import main
+
 pytestmark = pytest.mark.ray
 
 TINY = ("--model", "tiny", "--weights", "random:0")
@@ -40,6 +42,45 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert "3 units, 130 samples, 0 units done" in done.stdout
     assert "infer" in done.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_that_would_overwrite_shows_the_plan_that_would_be_made(
+    tmp_path: Path, photos: Path, handocc: Callable[..., Any]
+) -> None:
+    common = ("annotate", photos, "--output", tmp_path / "out", *TINY, *WHOLE)
+    first = handocc(*common, "--unit-rows", 130, "--limit", 1)
+    assert first.returncode == 1, first.stderr
+    before = sorted(tmp_path.rglob("*"))
+    assert "1 units, 130 samples, 1 units done" in handocc(*common, "--unit-rows", 130, "--dry-run").stdout
+    refused = handocc(*common, "--unit-rows", 50, "--dry-run")
+    assert refused.returncode == 2
+    anew = handocc(*common, "--unit-rows", 50, "--dry-run", "--overwrite")
+    assert anew.returncode == 0, anew.stderr
+    assert "3 units, 130 samples, 0 units done" in anew.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--boxes", "detect", "--side", "left"), "the detector says whose hand it is"),
+        (("--boxes", "b.csv"), "names the film 'a.mp4' without saying which frame"),
+    ],
+)
+def test_options_that_would_change_nothing_or_find_nothing_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: Any,
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.mp4").write_bytes(b"")
+    Path("b.csv").write_text("key,x,y,w,h,side\na.mp4,1,2,3,4,left\n")
+    assert main(["annotate", "a.mp4", "--output", "out", *TINY, *options]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("note:"))
+    assert says in line
+    assert not Path("out").exists()
 
 
 def test_a_limited_run_is_a_prefix_of_the_whole_one_and_rejects_can_be_retried(

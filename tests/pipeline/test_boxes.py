@@ -107,3 +107,15 @@ def test_a_table_that_cannot_serve_stops_the_job(tmp_path: Path, name: str, cont
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError, match=says):
         boxes.choose(str(tmp_path / name), None)
+
+
+def test_a_table_that_names_a_film_must_name_its_frames(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("key,x,y,w,h,side\na.jpg,1,2,3,4,left\nb.mp4,1,2,3,4,left\n")
+    table = boxes.choose(str(tmp_path / "t.csv"), None)
+    table.require_frames({"other.mp4"})
+    with pytest.raises(ConfigError, match=r"names the film 'b\.mp4' without saying which frame.*frame_index"):
+        table.require_frames({"b.mp4", "c.mp4"})
+    (tmp_path / "u.csv").write_text(
+        "key,frame_index,x,y,w,h,side\na.jpg,,1,2,3,4,left\nb.mp4,0,1,2,3,4,left\n"
+    )
+    boxes.choose(str(tmp_path / "u.csv"), None).require_frames({"b.mp4", "c.mp4"})

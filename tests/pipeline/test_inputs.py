@@ -61,3 +61,21 @@ def test_names_with_odd_characters_keep_their_files_apart(tmp_path: Path) -> Non
     found = {storage.key_below(inputs[0].uri, file.uri): storage.read(file.uri) for file in inputs[0].files}
     assert found == {name: name.encode() for name in names}
     assert all(storage.read(storage.below(inputs[0].uri, name)) == name.encode() for name in names)
+
+
+def test_what_several_arguments_name_is_taken_once_and_said(tmp_path: Path) -> None:
+    for name in ("a.jpg", "sub/b.jpg", "sub/c.tar", "sub/deep/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    said: list[str] = []
+    once, _ = find_inputs([str(tmp_path)], note=said.append)
+    assert said == []
+    for more in (["sub"], ["sub/c.tar"], ["a.jpg", "sub/b.jpg"], ["sub/*", "sub/deep"]):
+        arguments = [str(tmp_path), *(f"{tmp_path}/{name}" for name in more)]
+        assert find_inputs(arguments, note=said.append)[0] == once
+        assert "lie in more than one of the inputs" in said.pop()
+    inputs, _ = find_inputs([f"{tmp_path}/**"])
+    files = [file.uri for item in inputs for file in item.files]
+    assert len(files) == len(set(files)) == 4
+    assert find_inputs([f"{tmp_path}/a.jpg"] * 2, note=said.append)[0][0].files == once[0].files[:1]
+    assert said == []

@@ -1,14 +1,20 @@
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import storage
+from pipeline.cut import most_rows
+from pipeline.errors import Interrupted
 from pipeline.inputs import find_inputs
+from pipeline.records import Unit
 from pipeline.sources import SOURCES
 from pipeline.sources.source import Extent, Input
-from pipeline.units import Settled, load_keys, load_plan, rows_per_unit, settle, unit_id, within
+from pipeline.units import Piece, Settled, load_keys, load_plan, rows_per_unit, settle, unit_id, within
+from tests.s3_faults import Service
 
 
 def probe(inputs: Sequence[Input]) -> list[Extent]:
@@ -117,3 +123,77 @@ def test_small_jobs_are_cut_finer_than_256_mib() -> None:
     assert rows_per_unit(10, 256) == 16
     assert rows_per_unit(6400, 256) == 100
     assert rows_per_unit(10**8, 256) == (256 << 20) // (256 * 256 * 3)
+
+
+def test_a_job_of_many_inputs_is_cut_by_bytes_alone() -> None:
+    assert most_rows(256) == rows_per_unit(10**8, 256)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """1100 shards: the same one under as many names."""
+    folder = tmp_path_factory.mktemp("many")
+    one = folder / "0000.tar"
+    one.write_bytes(min(shards.glob("*.tar")).read_bytes())
+    for number in range(1, 1100):
+        os.link(one, folder / f"{number:04d}.tar")
+    return folder
+
+
+def test_an_interrupted_planning_of_many_inputs_goes_on_where_it_was(tmp_path: Path, many: Path) -> None:
+    inputs, _ = find_inputs([str(many)])
+    probed: list[str] = []
+
+    def watched(some: Sequence[Input]) -> list[Extent]:
+        probed.extend(item.uri for item in some)
+        return [Extent(["a", "b", "c"], offsets=[0, 1, 2, 3], has_boxes=True) for _ in some]
+
+    def breaking(plan: Callable[[Piece], list[Unit]], pieces: Sequence[Piece]) -> Iterator[list[Unit]]:
+        yield from map(plan, pieces[:-1])
+        raise Interrupted("storage gave out")
+
+    def settled(output: Path, **more: Any) -> Settled:
+        return settle(str(output), inputs, unit_rows=2, crop_size=128, probe=watched, **more)
+
+    whole = settled(tmp_path / "whole")
+    assert len(whole.units) == 2 * len(inputs) == 2200
+    assert probed == [item.uri for item in inputs]
+    with pytest.raises(Interrupted):
+        settled(tmp_path / "out", run=breaking)
+    kept = load_plan(str(tmp_path / "out"))
+    assert 0 < len(kept) < 2200
+    probed.clear()
+    again = settled(tmp_path / "out")
+    assert probed == [item.uri for item in inputs][len(kept) // 2 :]
+    assert [unit.unit_id for unit in again.units] == [unit.unit_id for unit in whole.units]
+    assert [load_keys(str(tmp_path / "out"), unit) for unit in again.units[-3:]] == [["c"], ["a", "b"], ["c"]]
+    probed.clear()
+    assert settled(tmp_path / "out").units == again.units
+    assert probed == []
+
+
+def test_a_plan_that_is_only_looked_at_is_the_one_that_would_be_stored(tmp_path: Path, many: Path) -> None:
+    inputs = find_inputs([str(many)])[0][:100]
+    looked = settle(str(tmp_path / "a"), inputs, unit_rows=5, crop_size=128, probe=probe, store=False)
+    assert not (tmp_path / "a").exists()
+    stored = settle(str(tmp_path / "b"), inputs, unit_rows=5, crop_size=128, probe=probe)
+    assert [unit.unit_id for unit in looked.units] == [unit.unit_id for unit in stored.units]
+    anew = settle(
+        str(tmp_path / "b"), inputs, unit_rows=3, crop_size=128, probe=probe, stored=(), store=False
+    )
+    assert len(anew.units) == 400
+
+
+def test_each_file_of_keys_is_read_once(s3: Service) -> None:
+    for number in range(130):
+        storage.put(f"{s3.bucket}/in/{number:03d}.jpg", b"x")
+
+    def again() -> Settled:
+        inputs, _ = find_inputs([f"{s3.bucket}/in"])
+        return settle(f"{s3.bucket}/out", inputs, unit_rows=1, crop_size=128, probe=probe)
+
+    assert len(again().units) == 130
+    storage.put(f"{s3.bucket}/in/070.jpg", b"another")
+    s3.faults.requests.clear()
+    assert len(again().changed) == 1
+    assert s3.faults.requests["GetObject"] == 1 + 3, "one file of the plan, three of keys"

@@ -1,0 +1,107 @@
+"""Plans a job's units: probes what is new among its inputs, here or on the cluster, and tells a person of it."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from jobs import record
+from jobs.console import say, some
+from pipeline import ray_data, storage
+from pipeline.annotation import Annotation
+from pipeline.boxes.given import Given
+from pipeline.probe import probe
+from pipeline.records import Unit
+from pipeline.sources.source import Input
+from pipeline.units import INPUTS_PER_PIECE, Piece, Settled, settle
+
+# Stands there as long as the plan may not be whole, or belongs to no job.json yet; says whose plan it is.
+UNFINISHED = "plan/unfinished.json"
+SAY_EVERY_S = 10.0
+
+
+def planned_by(output: str) -> str | None:
+    """Returns the fingerprint of the job that planned what the output holds, None where none did."""
+    about = record.read(output, UNFINISHED) or record.read(output, "job.json") or {}
+    return about.get("fingerprint")
+
+
+def begin(output: str, fingerprint: str) -> None:
+    """Drops the plan of a job with other settings, and marks what is there as this job's and not whole.
+
+    The parts of the other job follow when the new plan is there.
+    """
+    if planned_by(output) != fingerprint:
+        marker = storage.join(output, UNFINISHED)
+        for file in list(storage.list_files(storage.join(output, "plan"))):
+            if file.uri != marker:
+                storage.delete(file.uri)
+    elif is_unfinished(output):
+        say("the planning was interrupted: it goes on where it was")
+    record.write(output, UNFINISHED, {"fingerprint": fingerprint})
+
+
+def end(output: str) -> None:
+    """Marks the plan as whole; job.json, which says whose it is from now on, is there."""
+    storage.delete(storage.join(output, UNFINISHED))
+
+
+def is_unfinished(output: str) -> bool:
+    """Says whether the output is being planned, or that was interrupted."""
+    return record.read(output, UNFINISHED) is not None
+
+
+def plan(
+    job: Annotation,
+    inputs: Sequence[Input],
+    output: str,
+    *,
+    connect: Callable[[], object],
+    stored: Sequence[Unit] | None = None,
+    store: bool = True,
+) -> Settled:
+    """Holds the stored plan against the inputs, adds what is new, and says what changed.
+
+    connect: connects to the cluster; called where there is more to probe than one machine should.
+    stored, store: as in `settle`.
+    """
+    settled = settle(
+        output,
+        inputs,
+        unit_rows=job.unit_rows,
+        crop_size=job.weights.config.input_size,
+        probe=functools.partial(probe, sampling=job.sampling, needs_boxes=isinstance(job.boxes, Given)),
+        run=functools.partial(_run, connect),
+        stored=stored,
+        store=store,
+    )
+    if settled.known and settled.added:
+        say(f"new since the last run: {some(settled.added)}")
+    if settled.changed:
+        say(f"changed since the last run and done anew: {some(settled.changed)}")
+    if settled.removed:
+        say(f"no longer among the inputs (what was annotated stays): {some(settled.removed)}")
+    return settled
+
+
+def _run(
+    connect: Callable[[], object], function: Callable[[Piece], list[Unit]], pieces: Sequence[Piece]
+) -> Iterator[list[Unit]]:
+    """Runs the planning of pieces: one alone here, more as Ray tasks, with a line now and then."""
+    if len(pieces) <= 1:
+        yield from map(function, pieces)
+        return
+    total = sum(len(piece.inputs) for piece in pieces)
+    say(f"planning: {total} inputs are looked at, {INPUTS_PER_PIECE} a task")
+    connect()
+    started = told = time.monotonic()
+    done = 0
+    for piece, units in zip(pieces, ray_data.in_order(function, pieces), strict=True):
+        done += len(piece.inputs)
+        now = time.monotonic()
+        if now - told > SAY_EVERY_S or done == total:
+            told = now
+            rate = done / (now - started)
+            say(
+                f"planning: {done} of {total} inputs, {rate:.0f} a second, {(total - done) / rate:.0f} s left"
+            )
+        yield units

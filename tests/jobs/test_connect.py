@@ -1,0 +1,168 @@
+"""What happens between a job and Ray: signals, settings for workers, and nodes that are lost."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from jobs.cluster import for_workers
+from pipeline import storage
+from pipeline.flow import spread
+from tests.s3_faults import Service
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Is told to end while Ray starts, which takes seconds.
+INTERRUPTED = """
+import os, signal, threading, time
+from jobs.cluster import connect
+threading.Timer(float(os.environ["AFTER_S"]), os.kill, (os.getpid(), getattr(signal, os.environ["SIGNAL"]))).start()
+started = time.monotonic()
+try:
+    with connect(None):
+        time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+# Steps that do nothing on a cluster of four nodes; the parent takes two away when units come out.
+LOSES_NODES = """
+import functools, sys, time
+from jobs.cluster import connect
+from pipeline import ray_data
+from pipeline.flow import Flow, Stage, spread
+from pipeline.records import Unit
+
+def step(seconds, record):
+    time.sleep(seconds)
+    return record
+
+def make(seconds):
+    return functools.partial(step, seconds)
+
+with connect(sys.argv[1]) as resources:
+    workers = spread(resources.cpus, 0, actors=None, gpus_per_actor=None, node_cpus=resources.node_cpus)
+    infer = Stage("infer", functools.partial(make, 0.3), cpus=workers.actor_cpus, actors=workers.actors)
+    tasks = [
+        Stage(name, functools.partial(make, 0.1), cpus=workers.task_cpus * share)
+        for name, share in (("decode_and_crop", 1), ("write", 1 / 4))
+    ]
+    flow = Flow("lost", (tasks[0], infer, tasks[1]))
+    flow.check(resources.cpus, resources.gpus)
+    units = [Unit(f"unit-{number}", "images", "file:///x", number, number + 1, 1, "v") for number in range(60)]
+    print("actors", *workers.actors, flush=True)
+    for record in ray_data.run(flow, units):
+        print(record.unit.unit_id, flush=True)
+"""
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head without CPUs; sockets lie in its folder, whose path must be short."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    cluster = Cluster()
+    cluster.add_node(num_cpus=0, temp_dir=folder, include_dashboard=False)
+    yield cluster
+    cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_workers_get_settings_and_never_secrets() -> None:
+    environment = {
+        "AWS_ENDPOINT_URL": "http://store:9000",
+        "AWS_REGION": "eu-west-1",
+        "AWS_REQUEST_PAYER": "requester",
+        "AWS_DEFAULT_REGION": "",
+        "AWS_ENDPOINT_URL_S3": "http://user:secret@store:9000",
+        "AWS_ACCESS_KEY_ID": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SESSION_TOKEN": "secret",
+        "AWS_PROFILE": "mine",
+        "AWS_SHARED_CREDENTIALS_FILE": "/home/me/.aws",
+        "FSSPEC_S3": '{"secret": "secret"}',
+        "HOME": "/home/me",
+    }
+    assert for_workers(environment) == {
+        "AWS_ENDPOINT_URL": "http://store:9000",
+        "AWS_REGION": "eu-west-1",
+        "AWS_REQUEST_PAYER": "requester",
+    }
+
+
+@pytest.mark.parametrize("node_cpus", [1, 2, 3, 4, 8, 11, 16, 64])
+def test_twice_the_default_actors_leave_room_for_a_task_on_every_node(node_cpus: int) -> None:
+    for nodes in (1, 2, 4, 7):
+        workers = spread(nodes * node_cpus, 0, actors=None, gpus_per_actor=None, node_cpus=node_cpus)
+        on_a_node = 2 * -(-workers.actors[1] // nodes)
+        assert on_a_node * workers.actor_cpus + workers.task_cpus <= node_cpus
+        assert workers.actor_cpus != workers.task_cpus, "Ray would fuse the stages"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("after_s", [1.0, pytest.param(2.5, marks=pytest.mark.slow)])
+def test_a_signal_while_ray_starts_is_an_interruption(kind: str, after_s: float) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=ROOT,
+        env={**os.environ, "SIGNAL": kind, "AFTER_S": str(after_s)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("interrupted\n", 0), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_half_of_the_nodes_lost_slow_a_job_down_and_do_not_stop_it(cluster: Cluster) -> None:
+    workers = [cluster.add_node(num_cpus=2) for _ in range(4)]
+    job = subprocess.Popen(
+        [sys.executable, "-c", LOSES_NODES, cluster.gcs_address],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert job.stdout is not None
+        lines = [job.stdout.readline() for _ in range(6)]
+        assert lines[0] == "actors 4 4\n"
+        for node in workers[:2]:
+            cluster.remove_node(node, allow_graceful=False)
+        said, why = job.communicate(timeout=240)
+    finally:
+        job.kill()
+    assert job.returncode == 0, why
+    # Ray tells of lost nodes between them.
+    names = [line.strip() for line in [*lines, *said.splitlines()] if line.startswith("unit-")]
+    assert sorted(names) == sorted(f"unit-{number}" for number in range(60))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_endpoint_of_the_driver_reaches_the_workers_of_a_cluster(
+    s3: Service, cluster: Cluster, shards: Path, monkeypatch: pytest.MonkeyPatch, handocc: Callable[..., Any]
+) -> None:
+    for shard in shards.glob("*.tar"):
+        storage.put(f"{s3.bucket}/in/{shard.name}", shard.read_bytes())
+    with monkeypatch.context() as on_nodes:
+        on_nodes.delenv("AWS_ENDPOINT_URL")
+        on_nodes.delenv("AWS_REGION")
+        cluster.add_node(num_cpus=2)
+    options = ("--model", "tiny", "--weights", "random:0", "--address", cluster.gcs_address)
+    done = handocc("annotate", f"{s3.bucket}/in/*.tar", "--output", f"{s3.bucket}/out", *options)
+    assert done.returncode == 0, done.stderr
+    assert "the cluster's workers take AWS_ENDPOINT_URL, AWS_REGION from here" in done.stderr
+    assert json.loads(storage.read(f"{s3.bucket}/out/summary.json"))["counts"]["samples"] == 24
+    assert b"http://" not in storage.read(f"{s3.bucket}/out/job.json")
