@@ -14,6 +14,7 @@ from jobs import exits
 from jobs.cluster import connect
 from jobs.model_choice import choose_model
 from jobs.options import option
+from jobs.training import benchmark as training
 from model.crop import CROP_RULES
 from model.predictor import Precision
 from pipeline import boxes, local, ray_data
@@ -37,11 +38,14 @@ class Options:
     batch_size: int = option(16, help="crops per forward pass")
     precision: Precision = option("fp32", help="arithmetic of the network")
     meshes: str = option("none", help="none or tar")
+    train: bool = option(False, help="compare training with a plain loop instead; --count samples, once")
     address: str | None = option(None, help="a Ray cluster; default: this machine")
 
 
 def run(options: Options) -> int:
-    """Measures the three and prints them with their ratios."""
+    """Measures the three, or training and a plain loop, and prints them with their ratios."""
+    if options.train:
+        return _training(options)
     if options.count < 64:
         raise ConfigError(
             f"--count {options.count}: must be at least 64, or start-up is all that is measured"
@@ -76,6 +80,23 @@ def run(options: Options) -> int:
         print(f"plain loop        {loop:8.2f} images/s, one process, the same stages one after another")
     print(f"pipeline / network alone  {rate / alone:.3f}")
     print(f"pipeline / plain loop     {rate / loop:.3f}")
+    return exits.DONE
+
+
+def _training(options: Options) -> int:
+    steps = options.count // options.batch_size - 1  # the first one warms up
+    if steps < 1:
+        raise ConfigError(f"--count {options.count}: must be at least two batches of {options.batch_size}")
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch) / "job"
+        shards = training.make_shards(Path(scratch) / "shards", options.count)
+        job = training.job(
+            shards, place, options.model, options.precision, options.batch_size, options.address
+        )
+        loop = training.plain_loop(shards, place, options.model, options.precision, options.batch_size, steps)
+    print(f"handocc train     {job:8.2f} samples/s, one worker, waiting for data included")
+    print(f"plain loop        {loop:8.2f} samples/s, one process, the samples in memory, a DataLoader")
+    print(f"handocc train / plain loop  {job / loop:.3f}")
     return exits.DONE
 
 

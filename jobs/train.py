@@ -1,23 +1,21 @@
 """`handocc train`: any preset or ablation, trained by Ray Train from shards, on one machine or a cluster."""
 
+import contextlib
 import hashlib
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
-
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from typing import Any, Literal
 
 from jobs import exits, record
-from jobs.cluster import Resources, connect
+from jobs.cluster import connect
 from jobs.console import say
 from jobs.model_choice import choose_hand_model, read_file
 from jobs.options import option
-from jobs.training.board import Board
-from jobs.training.journal import SCORE
-from jobs.training.loop import train
+from jobs.training import checkpoints, staff
+from jobs.training.fit import fit
 from jobs.training.shards import hand_model_named, plan
 from jobs.training.task import Task
 from model.config import ablated, preset
@@ -29,7 +27,7 @@ from pipeline import lease, storage
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.records import Unit
 
-RUN = "run"  # Ray Train's own folder in the output
+MICRO_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,10 @@ class Options:
     epochs: int | None = option(None, help="default: the recipe's")
     steps: int | None = option(None, help="end after so many steps, in the middle of an epoch too")
     batch_size: int | None = option(None, help="samples a step, over all workers; default: the recipe's")
-    micro_batch: int = option(
-        16, help="samples that go through the network at once, with batch statistics of their own"
+    micro_batch: int | None = option(
+        None,
+        help="samples that go through the network at once, with batch statistics of their own; default: the most "
+        "that divide the batch, up to 16",
     )
     learning_rate: float | None = option(
         None, help="for the recipe's batch; another --batch-size scales it in proportion"
@@ -92,9 +92,10 @@ def run(options: Options) -> int:
     """Trains to the end of the last epoch."""
     config = ablated(preset(options.model), options.ablation)
     chosen = _recipe(options)
+    _require_sense(options)
     batch = options.batch_size or chosen.reference_batch
-    micro = min(options.micro_batch, batch)
-    _require_sense(options, batch, micro)
+    micro = _micro_batch(options, batch)
+    workers = staff.asked(options.workers)
     output = storage.canonical(options.output)
     start = None if options.weights is None else read_file(options.weights, "--weights")
     trunk = None if options.trunk is None else read_file(options.trunk, "--trunk")
@@ -102,42 +103,49 @@ def run(options: Options) -> int:
     if start is not None:
         load_weights(start, config)
     storage.require_writable(output)
-    with lease.hold(output), connect(options.address) as resources:
+    with lease.hold(output), _resumable(), connect(options.address) as resources:
+        chosen_staff = staff.choose(
+            resources,
+            workers=workers,
+            gpus_per_worker=options.gpus_per_worker,
+            threads=options.threads,
+            lanes=batch // micro,
+        )
+        if options.sync_batch_norm and not chosen_staff.gpus:
+            raise ConfigError(
+                "--sync-batch-norm: torch has it for GPUs only; leave it out, or raise --micro-batch"
+            )
         segments = plan(output, "train", options.shards)
         validation = plan(output, "validation", options.validation) if options.validation else []
         content = {
             "model": config.to_dict(),
             "hand_model": hand_model.name,
-            "recipe": json.loads(json.dumps(asdict(chosen))),
+            "recipe": _plain(replace(chosen, epochs=0, learning_rate=0.0)),
             "batch": batch,
             "micro_batch": micro,
-            "epochs": options.epochs or chosen.epochs,
             "seed": options.seed,
             "supervise": options.supervise,
-            "precision": options.precision,
-            "clip_norm": options.clip_norm,
+            "sync_batch_norm": options.sync_batch_norm,
             "start": hashlib.sha256(start).hexdigest() if start else None,
             "trunk": hashlib.sha256(trunk).hexdigest() if trunk else None,
             "data": _digest(segments),
             "validation": _digest(validation),
         }
-        fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        _settle_output(options, output, content, fingerprint)
-        job = {"command": "train", "options": record.without_secrets(asdict(options)), "content": content}
-        job |= {"fingerprint": fingerprint, "remarks": list(remarks)}
-        job |= {"versions": record.versions(), "machine": record.machine()}
-        record.write(output, "job.json", job)
+        settings = {
+            "epochs": chosen.epochs,
+            "learning_rate": chosen.learning_rate,
+            "precision": options.precision,
+            "clip_norm": options.clip_norm,
+        }
+        _begin(options, output, content, settings, remarks)
         for remark in remarks:
-            say(remark)
-        workers, gpus = _workers(options, resources)
-        most = workers if isinstance(workers, int) else workers[1]
-        worker_cpus = min(1.0, max(0.25, (resources.cpus - 1) / most))
+            say(f"note: {remark}")
         task = Task(
             output=output,
             config=config,
             hand_model=hand_model,
             recipe=chosen,
-            epochs=options.epochs or chosen.epochs,
+            epochs=chosen.epochs,
             segments=segments,
             validation=validation,
             lanes=batch // micro,
@@ -150,8 +158,8 @@ def run(options: Options) -> int:
             clip_norm=options.clip_norm,
             compile=options.compile,
             sync_batch_norm=options.sync_batch_norm,
-            threads=options.threads or max(1, int(resources.node_cpus) // most),
-            read_cpus=min(1.0, (resources.cpus - most * worker_cpus) / most),
+            threads=chosen_staff.threads,
+            read_cpus=chosen_staff.read_cpus,
             checkpoint_steps=options.checkpoint_steps,
             steps=options.steps,
             log_steps=options.log_steps,
@@ -162,45 +170,18 @@ def run(options: Options) -> int:
             f"({task.lanes} x {micro}), {task.last_step} steps in all; "
             f"learning rate {chosen.learning_rate * batch / chosen.reference_batch:.3g}"
         )
-        _fit(task, workers, gpus, worker_cpus, options)
+        fit(task, chosen_staff, keep=options.keep, max_failures=options.max_failures)
     print(f"weights: {storage.join(output, 'weights')}")
     return exits.DONE
 
 
-def _fit(
-    task: Task, workers: int | tuple[int, int], gpus: float, worker_cpus: float, options: Options
-) -> None:
-    board = Board()
-    filesystem, path = storage.arrow_filesystem(task.output)
-    resources = {"CPU": worker_cpus} | ({"GPU": gpus} if gpus else {})
-    best = {"checkpoint_score_attribute": SCORE, "checkpoint_score_order": "min"} if task.validation else {}
-    trainer = TorchTrainer(
-        train,
-        train_loop_config={"task": task, "board": board},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker=resources),
-        run_config=RunConfig(
-            name=RUN,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=options.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=options.keep, **best),
-        ),
-    )
-    with board.shown(say):
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            reason = board.reason()
-            if reason is not None:
-                raise ConfigError(reason) from error
-            last = str(error).strip().splitlines()[-1]
-            raise Interrupted(
-                f"a worker died more than {options.max_failures} times ({last}); "
-                "give it fewer samples at once with --micro-batch if memory ran out, and --resume"
-            ) from error
-    if reason := board.reason():
-        raise ConfigError(reason)
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Says how an interrupted run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted (the last checkpoint is kept: add --resume)") from error
 
 
 def _recipe(options: Options) -> Recipe:
@@ -211,27 +192,39 @@ def _recipe(options: Options) -> Recipe:
     if options.paste is not None:
         augmentation = replace(augmentation, paste=options.paste)
     rate = chosen.learning_rate if options.learning_rate is None else options.learning_rate
-    return replace(chosen, augmentation=augmentation, learning_rate=rate)
+    epochs = chosen.epochs if options.epochs is None else options.epochs
+    return replace(chosen, augmentation=augmentation, learning_rate=rate, epochs=epochs)
 
 
-def _require_sense(options: Options, batch: int, micro: int) -> None:
-    for name in (
-        "epochs",
-        "steps",
-        "batch_size",
-        "micro_batch",
-        "keep",
-        "checkpoint_steps",
-        "log_steps",
-        "threads",
-    ):
+def _micro_batch(options: Options, batch: int) -> int:
+    micro = options.micro_batch
+    if micro is None:
+        micro = max(size for size in range(1, min(MICRO_BATCH, batch) + 1) if batch % size == 0)
+    if micro < 2:
+        raise ConfigError(
+            f"--micro-batch {micro} of --batch-size {batch}: batch norm needs at least two samples at once"
+        )
+    if batch % micro:
+        raise ConfigError(f"--batch-size {batch} is not a multiple of --micro-batch {micro}")
+    return micro
+
+
+def _require_sense(options: Options) -> None:
+    counts = ("epochs", "steps", "batch_size", "keep", "checkpoint_steps", "log_steps", "threads")
+    for name in counts:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    if micro < 2:
-        raise ConfigError("--micro-batch 1: batch norm needs at least two samples")
-    if batch % micro:
-        raise ConfigError(f"--batch-size {batch} is not a multiple of --micro-batch {micro}")
+    for name in ("learning_rate", "clip_norm"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"--{name.replace('_', '-')} {value:g}: must be a positive number")
+    if options.rotation is not None and not 0 <= options.rotation <= 180:
+        raise ConfigError(f"--rotation {options.rotation:g}: must be 0 to 180 degrees")
+    if options.paste is not None and not 0 <= options.paste <= 1:
+        raise ConfigError(f"--paste {options.paste:g}: must be between 0 and 1")
+    if options.max_failures < 0:
+        raise ConfigError(f"--max-failures {options.max_failures}: must be 0 or more")
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
 
@@ -248,32 +241,50 @@ def _hand_model(options: Options) -> tuple[HandModel, tuple[str, ...]]:
     return choose_hand_model(named)
 
 
-def _settle_output(options: Options, output: str, content: dict[str, object], fingerprint: str) -> None:
-    """Refuses to mix runs: what is there is continued, done anew, or left alone."""
+def _begin(
+    options: Options,
+    output: str,
+    content: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    remarks: Sequence[str],
+) -> None:
+    """Refuses to mix runs: what is there is continued, done anew, or left alone; then writes job.json.
+
+    content: what a run is, which no resumption changes. settings: what may be changed on the way; job.json keeps
+    what they were.
+    """
     there = record.read(output, "job.json")
-    if there is None:
-        return
-    if options.overwrite:
-        for folder in (RUN, "weights", "pictures", "tensorboard"):
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    earlier: list[Any] = []
+    if there is not None and options.overwrite:
+        checkpoints.remove(output)
+        for folder in ("weights", "pictures", "tensorboard"):
             for file in list(storage.list_files(storage.join(output, folder))):
                 storage.delete(file.uri)
         storage.delete(storage.join(output, "metrics.jsonl"))
-        return
-    record.require_same(output, content, fingerprint)
-    if not options.resume:
-        raise ConfigError(f"{output} holds this run already: --resume continues it, --overwrite does it anew")
+    elif there is not None:
+        record.require_same(output, content, fingerprint)
+        if not options.resume:
+            raise ConfigError(
+                f"{output} holds this run already: --resume continues it, --overwrite does it anew"
+            )
+        earlier, before = there["settings_before"], there["settings"]
+        if changes := [
+            f"{name} {settings[name]} (was {before[name]})"
+            for name in before
+            if settings[name] != before[name]
+        ]:
+            say(f"note: goes on with {', '.join(changes)}")
+            earlier = [*earlier, before]
+    checkpoints.mend(output)
+    job = {"command": "train", "options": record.without_secrets(asdict(options)), "content": content}
+    job |= {"fingerprint": fingerprint, "settings": settings, "settings_before": earlier}
+    job |= {"remarks": list(remarks), "versions": record.versions(), "machine": record.machine()}
+    record.write(output, "job.json", job)
 
 
-def _workers(options: Options, resources: Resources) -> tuple[int | tuple[int, int], float]:
-    gpus = options.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if resources.gpus else 0.0
-    if options.workers is None:
-        return max(1, int(resources.gpus / gpus)) if gpus else 1, gpus
-    least, _, most = options.workers.partition(":")
-    if not least.isdecimal() or not (most or least).isdecimal() or not 1 <= int(least) <= int(most or least):
-        raise ConfigError(f"--workers {options.workers}: N or MIN:MAX, from 1 up")
-    return (int(least), int(most)) if most else int(least), gpus
+def _plain(chosen: Recipe) -> Any:
+    return json.loads(json.dumps(asdict(chosen)))
 
 
 def _digest(units: Sequence[Unit]) -> str:

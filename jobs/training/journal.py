@@ -22,36 +22,45 @@ SCORE = "pa_mpjpe_mm"  # what the best weights are best by
 
 
 class Journal:
-    """Kept by the first worker. Its text lies in every checkpoint, so that a resumed run has no line twice."""
+    """Kept by the first worker. Its state lies in every checkpoint, so that a resumed run has no line twice."""
 
-    def __init__(self, task: Task, text: str) -> None:
+    def __init__(self, task: Task, state: Mapping[str, Any] | None) -> None:
         self._task = task
-        self._rows: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+        self._rows: list[dict[str, Any]] = []
         self._sums: dict[str, float] = {}
         self._steps = 0
-        self._seconds = 0.0
+        self._seconds = self._waited = 0.0
         self._said = time.monotonic()
         self._logs = tempfile.TemporaryDirectory()
         self._board = SummaryWriter(self._logs.name)
+        if state is not None:
+            for row in state["rows"]:
+                self._note(row)
+            self._sums, self._steps = dict(state["sums"]), state["steps"]
+            self._seconds, self._waited = state["seconds"], state["waited"]
 
-    def text(self) -> str:
-        """The rows as JSON lines."""
-        return "".join(json.dumps(row) + "\n" for row in self._rows)
+    def state(self) -> dict[str, Any]:
+        """All that a journal needs to go on from here, as JSON values."""
+        begun = {"sums": self._sums, "steps": self._steps, "seconds": self._seconds, "waited": self._waited}
+        return {"rows": self._rows, **begun}
 
-    def step(self, done: int, epoch: int, values: Mapping[str, float], rate: float, seconds: float) -> None:
-        """Notes one step: its loss terms, learning rate, and the seconds it took."""
+    def step(
+        self, done: int, values: Mapping[str, float], rate: float, *, seconds: float, waited: float
+    ) -> None:
+        """Notes one step: its loss terms and the like, learning rate, seconds, and those spent waiting for data."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
         self._seconds += seconds
+        self._waited += waited
         if done % self._task.log_steps and done != self._task.last_step:
             return
-        batch = self._task.lanes * self._task.micro_batch
-        row = {"step": done, "epoch": epoch, "learning_rate": rate}
-        row["samples_per_second"] = round(self._steps * batch / self._seconds, 2)
-        row |= {f"loss/{name}": total / self._steps for name, total in self._sums.items()}
+        row = {"step": done, "epoch": (done - 1) // self._task.order.steps, "learning_rate": rate}
+        row["samples_per_second"] = round(self._steps * self._task.order.batch / self._seconds, 2)
+        row["waited_for_data"] = round(self._waited / self._seconds, 3)
+        row |= {name: total / self._steps for name, total in self._sums.items()}
         self._note(row)
-        self._sums, self._steps, self._seconds = {}, 0, 0.0
+        self._sums, self._steps, self._seconds, self._waited = {}, 0, 0.0, 0.0
 
     def epoch(self, done: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """Notes a validation."""
@@ -70,13 +79,14 @@ class Journal:
         if last is None or time.monotonic() - self._said < SAY_EVERY_S:
             return None
         self._said = time.monotonic()
-        left = (self._task.last_step - last["step"]) * self._task.order.batch / last["samples_per_second"]
+        left_s = (self._task.last_step - last["step"]) * self._task.order.batch / last["samples_per_second"]
         terms = ", ".join(
             f"{k.removeprefix('loss/')} {v:.3g}" for k, v in last.items() if k.startswith("loss/")
         )
         return (
             f"step {last['step']}/{self._task.last_step}, epoch {last['epoch'] + 1}/{self._task.epochs}: {terms}; "
-            f"{last['samples_per_second']:.1f} samples/s, {left / 60:.0f} min left"
+            f"{last['samples_per_second']:.1f} samples/s ({last['waited_for_data']:.0%} waiting for data), "
+            f"{_duration(left_s)} left"
         )
 
     def epoch_line(self, epoch: float, metrics: Mapping[str, float]) -> str:
@@ -92,18 +102,43 @@ class Journal:
         assert written, "OpenCV could not encode a picture of our own"
         storage.put(storage.join(self._task.output, "pictures", f"step-{done:08d}.jpg"), data.tobytes())
 
-    def publish(self, network: nn.Module, metrics: Mapping[str, float]) -> None:
-        """Puts everything where people look for it, beside the checkpoint that was just committed."""
+    def publish(self, network: nn.Module, done: int) -> None:
+        """Puts everything where people look for it, as it stands at the checkpoint of so many steps."""
         output = self._task.output
-        self._board.flush()
-        for file in Path(self._logs.name).iterdir():
-            storage.put(storage.join(output, "tensorboard", file.name), file.read_bytes())
-        scores = [row[f"validation/{SCORE}"] for row in self._rows if f"validation/{SCORE}" in row]
-        notes = self._task.notes | {f"validation {name}": f"{value:.4g}" for name, value in metrics.items()}
+        # The untrained network is measured, but kept by nothing.
+        validations = [row for row in self._rows if f"validation/{SCORE}" in row and row["step"]]
+        measured = validations[-1] if validations and validations[-1]["step"] == done else {}
+        notes = self._task.notes | {"step": str(done)}
+        notes |= {
+            name.replace("/", " "): f"{value:.4g}"
+            for name, value in measured.items()
+            if name.startswith("validation/")
+        }
         weights = save_weights(
             network, self._task.config, hand_model_name=self._task.hand_model.name, notes=notes
         )
         storage.put(storage.join(output, "weights", "last.safetensors"), weights)
-        if metrics.get(SCORE, float("inf")) <= min(scores, default=float("inf")) and metrics:
+        scores = [row[f"validation/{SCORE}"] for row in validations]
+        if measured and scores[-1] <= min(scores):
             storage.put(storage.join(output, "weights", "best.safetensors"), weights)
-        storage.put(storage.join(output, "metrics.jsonl"), self.text().encode())
+        self._publish_logs()
+        text = "".join(json.dumps(row) + "\n" for row in self._rows)
+        storage.put(storage.join(output, "metrics.jsonl"), text.encode())
+
+    def _publish_logs(self) -> None:
+        """Puts the TensorBoard logs, in place of those of the time before the run was resumed, which they hold."""
+        self._board.flush()
+        folder = storage.join(self._task.output, "tensorboard")
+        earlier = {file.uri for file in storage.list_files(folder)}
+        for file in Path(self._logs.name).iterdir():
+            uri = storage.join(folder, file.name)
+            storage.put(uri, file.read_bytes())
+            earlier.discard(uri)
+        for uri in earlier:
+            storage.delete(uri)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

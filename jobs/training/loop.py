@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from jobs.training import stream
 from jobs.training.board import Board
 from jobs.training.checkpoints import restore, snapshot
-from jobs.training.journal import Journal
+from jobs.training.journal import SCORE, Journal
 from jobs.training.task import Task
 from jobs.training.validation import validate
 from model.handoccnet.network import HandOccNet
@@ -54,7 +54,7 @@ def train(config: Mapping[str, Any]) -> None:
 class _Worker:
     def __init__(self, task: Task, board: Board) -> None:
         context = ray.train.get_context()
-        self.task, self.board = task, board
+        self.task, self.board, self.order = task, board, task.order
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.lanes = range(self.rank, task.lanes, self.world)
         self.device = ray.train.torch.get_device()
@@ -62,8 +62,9 @@ class _Worker:
         self.network = _network(task).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mano = ManoLayer(task.hand_model).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=task.recipe.learning_rate)
-        self.position, journal = restore(self.network, self.optimizer, self.device)
-        self.journal = Journal(task, journal) if self.rank == 0 else None
+        position = restore(self.network, self.optimizer)
+        self.done = position.done
+        self.journal = Journal(task, position.journal) if self.rank == 0 else None
         self.running = self._prepared()
         self.passed_over = 0  # steps without a finite gradient, up to now
 
@@ -81,77 +82,88 @@ class _Worker:
 
     def run(self) -> None:
         """Trains to the last step, with a checkpoint and a validation after every epoch."""
-        order, last = self.task.order, self.task.last_step
-        if self.position.done == 0:
+        if self.done == 0:
             self._close_epoch(trained=False)
-        while self.position.done < last:
-            epoch, step = divmod(self.position.done, order.steps)
-            self.network.train()
-            batches = stream.micro_batches(self.task, epoch=epoch, first_step=step, lanes=self.lanes)
-            for batch in batches:
-                self._step(batch)
-                if self.position.done >= last:
-                    break
-                if self._checkpoint_due() and self.position.done % order.steps:
-                    self._checkpoint({})
+        elif self.journal:
+            # The run may have ended between a checkpoint and what follows it.
+            self.journal.publish(self.network, self.done)
+        while self.done < self.task.last_step:
+            self._epoch()
             self._close_epoch(trained=True)
 
-    def _checkpoint_due(self) -> bool:
-        every = self.task.checkpoint_steps
-        return every is not None and self.position.done % every == 0
+    def _epoch(self) -> None:
+        """Trains to the end of the epoch, or of the run."""
+        self.network.train()
+        epoch, step = divmod(self.done, self.order.steps)
+        last = min(self.task.last_step, (epoch + 1) * self.order.steps)
+        batches = stream.micro_batches(
+            self.task, epoch=epoch, first_step=step, lanes=self.lanes, world=self.world
+        )
+        with contextlib.closing(batches):
+            while self.done < last:
+                started = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - started
+                values, rate = self._step(batch)
+                if self.journal:
+                    seconds = time.perf_counter() - started
+                    self.journal.step(self.done, values, rate, seconds=seconds, waited=waited)
+                    if line := self.journal.line():
+                        self.board.say(line)
+                every = self.task.checkpoint_steps
+                if every is not None and self.done % every == 0 and self.done < last:
+                    self._checkpoint({})
 
-    def _step(self, batch: Sequence[ReadWindow]) -> None:
-        order = self.task.order
-        epoch, step = divmod(self.position.done, order.steps)
+    def _step(self, batch: Sequence[ReadWindow]) -> tuple[dict[str, float], float]:
+        """Takes one step; returns its losses over all lanes, the gradient's norm, and the learning rate."""
+        epoch, step = divmod(self.done, self.order.steps)
         rate = self.task.recipe.rate(
-            batch=order.batch, epoch=epoch, step=step, steps_per_epoch=order.steps, epochs=self.task.epochs
+            batch=self.order.batch,
+            epoch=epoch,
+            step=step,
+            steps_per_epoch=self.order.steps,
+            epochs=self.task.epochs,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for number, read in enumerate(batch):
-            for reason in read.skipped:
-                self.board.say(f"passed over {reason}")
+            self.board.pass_over(read.skipped)
             with self._gradients_stay_here(number < len(batch) - 1):
-                terms = self._losses(read.samples)
+                terms = self._losses(self.running, read.samples)
                 # Workers' gradients are averaged, whose sum over the lanes is wanted.
-                (terms["total"] * (self.world / order.lanes)).backward()
+                (terms["total"] * (self.world / self.order.lanes)).backward()
             for name, value in terms.items():
-                sums[name] = (
-                    sums.get(name, torch.zeros((), device=self.device)) + value.detach() / order.lanes
-                )
+                share = value.detach() / self.order.lanes
+                sums[f"loss/{name}"] = sums.get(f"loss/{name}", torch.zeros_like(share)) + share
         values = self._summed(sums)
-        if not math.isfinite(values["total"]):
-            self._give_up_on_loss([read.samples for read in batch], values)
-        self._update(values)
-        self.position = self.position.after_step()
-        if self.journal:
-            seconds = time.perf_counter() - started
-            self.journal.step(self.position.done, epoch, values, rate, seconds)
-            if line := self.journal.line():
-                self.board.say(line)
+        bad = [name.removeprefix("loss/") for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            self._give_up(f"the loss ({', '.join(bad)}) is not finite", [read.samples for read in batch])
+        values |= self._update([read.samples for read in batch])
+        self.done += 1
+        return values, rate
 
-    def _update(self, values: dict[str, float]) -> None:
+    def _update(self, batch: Sequence[TrainingSamples]) -> dict[str, float]:
         """Takes one step of the optimiser, unless the gradient is not finite; all workers see the same one.
 
         Six numbers whose halves are parallel have no gradient, and a network that learns rotations from nothing
         comes near such places: one such step is passed over, and many in a row are an error.
         """
-        limit = float("inf") if self.task.clip_norm is None else self.task.clip_norm
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
+        norm = self._gradient_norm()
         finite = math.isfinite(norm)
         self.passed_over = 0 if finite else self.passed_over + 1
         if self.passed_over > PASSED_OVER:
-            raise TrainingError(
-                f"the gradient was not finite in {self.passed_over} steps in a row, up to step "
-                f"{self.position.done + 1}; the last checkpoint is intact: --resume with a lower --learning-rate"
+            self._give_up(
+                f"the gradient was not finite in {self.passed_over} steps in a row, the last", batch
             )
-        if finite:
-            values["gradient_norm"] = norm
-            self.optimizer.step()
-        values["passed_over"] = float(not finite)
+        if not finite:
+            return {"passed_over": 1.0}
+        if self.task.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.network.parameters(), self.task.clip_norm, norm)
+        self.optimizer.step()
+        return {"passed_over": 0.0, "gradient_norm": float(norm)}
 
     @contextlib.contextmanager
     def _gradients_stay_here(self, here: bool) -> Iterator[None]:
@@ -161,11 +173,15 @@ class _Worker:
         else:
             yield
 
-    def _losses(self, samples: TrainingSamples) -> dict[str, Tensor]:
+    def _losses(self, network: nn.Module, samples: TrainingSamples) -> dict[str, Tensor]:
         targets = to_targets(samples, self.device, self.task.supervise)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.task.precision == "bf16"):
-            output = self.running(to_images(samples, self.device))
+            output = network(to_images(samples, self.device))
         return losses(output, targets, self.mano, self.task.recipe.losses)
+
+    def _gradient_norm(self) -> Tensor:
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
 
     def _summed(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         names = sorted(sums)
@@ -174,43 +190,47 @@ class _Worker:
             distributed.all_reduce(values)
         return dict(zip(names, values.tolist(), strict=True))
 
-    def _give_up_on_loss(self, batch: Sequence[TrainingSamples], values: Mapping[str, float]) -> None:
-        """Every worker comes here together, since the sums are everybody's; one with a sample to name names it."""
-        bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-        culprits = [self._culprits(samples) for samples in batch]
-        named = [key for keys in culprits for key in keys]
+    def _give_up(self, what: str, batch: Sequence[TrainingSamples]) -> None:
+        """Every worker comes here together, since the numbers are everybody's; all name their samples."""
+        here = [key for samples in batch for key in self._culprits(samples)]
+        everybody: list[Any] = [here]
         if self.world > 1:
-            everybody: list[Any] = [None] * self.world
-            distributed.all_gather_object(everybody, named)
-            named = [key for keys in everybody for key in keys]
-        at = f"step {self.position.done + 1}"
+            everybody = [None] * self.world
+            distributed.all_gather_object(everybody, here)
+        named = [key for keys in everybody for key in keys]
+        samples = ", ".join(named[:3]) or "none by itself"
+        if len(named) == self.order.batch:
+            samples = "every one, so that the weights have run away"
         raise TrainingError(
-            f"the loss is not finite at {at} ({bad}); samples: {', '.join(named[:3]) or 'none by itself'}; "
-            "the last checkpoint is intact: --resume with a lower --learning-rate or --clip-norm 1"
+            f"{what} at step {self.done + 1}; samples: {samples}; the last checkpoint is intact: "
+            "--resume with a lower --learning-rate or with --clip-norm 1"
         )
 
     def _culprits(self, samples: TrainingSamples) -> list[str]:
-        """The samples whose own loss is not finite, each in eval mode, where others do not reach it."""
+        """The samples whose own loss or gradient is not finite, each in eval mode, where others do not reach it."""
         self.network.eval()
-        with torch.no_grad():
-            alone = [
-                float(self._losses(samples[index : index + 1])["total"]) for index in range(len(samples))
-            ]
-        return [key for key, value in zip(samples.keys, alone, strict=True) if not math.isfinite(value)]
+        named = []
+        for index, key in enumerate(samples.keys):
+            self.network.zero_grad(set_to_none=True)
+            total = self._losses(self.network, samples[index : index + 1])["total"]
+            total.backward()  # type: ignore[no-untyped-call]
+            if not math.isfinite(float(total) + float(self._gradient_norm())):
+                named.append(key)
+        return named
 
     def _close_epoch(self, *, trained: bool) -> None:
         """Validates, and keeps what was reached."""
         self._average_statistics()
         metrics: dict[str, float] = {}
         if self.task.validation:
-            metrics, pictures = validate(
-                self.task, self.network, self.mano, self.device, self.rank, self.world
-            )
+            found = validate(self.task, self.network, self.mano, self.device, self.rank, self.world)
+            metrics = dict(found.metrics)
+            self.board.pass_over(found.skipped)
             if self.journal:
-                self.journal.pictures(self.position.done, pictures)
+                self.journal.pictures(self.done, found.sheet)
         if self.journal:
-            epoch = self.position.done / self.task.order.steps
-            self.journal.epoch(self.position.done, epoch, metrics)
+            epoch = self.done / self.order.steps
+            self.journal.epoch(self.done, epoch, metrics)
             self.board.say(self.journal.epoch_line(epoch, metrics))
         if trained:
             self._checkpoint(metrics)
@@ -218,10 +238,14 @@ class _Worker:
     def _checkpoint(self, metrics: Mapping[str, float]) -> None:
         """Commits the position: every worker meets here, and the first one writes."""
         self._average_statistics()
-        with snapshot(self.network, self.optimizer, self.position, self.journal) as checkpoint:
-            ray.train.report({"step": self.position.done, **metrics}, checkpoint=checkpoint)
-        if self.journal:
-            self.journal.publish(self.network, metrics)
+        # Ray Train takes a missing score for the best of all.
+        reported = {"step": self.done, SCORE: math.inf, **metrics}
+        if self.journal is None:
+            ray.train.report(reported)
+            return
+        with snapshot(self.network, self.optimizer, self.done, self.journal.state()) as checkpoint:
+            ray.train.report(reported, checkpoint=checkpoint)
+        self.journal.publish(self.network, self.done)
 
     def _average_statistics(self) -> None:
         """Makes batch norm's running statistics the same on all workers, as they are in one checkpoint."""
@@ -241,5 +265,5 @@ def _network(task: Task) -> HandOccNet:
     if task.trunk is not None:
         load_imagenet_resnet50(network, task.trunk)
     if task.sync_batch_norm:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return network

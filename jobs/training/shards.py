@@ -31,7 +31,8 @@ def plan(output: str, name: str, arguments: Sequence[str]) -> list[Unit]:
     stored = storage.join(output, f"{name}-shards.parquet")
     known = _known(stored)
     fresh = [shard for shard in shards if (shard.uri, shard.version) not in known]
-    for shard, extent in zip(fresh, ray_data.in_order(webdataset.probe, fresh), strict=True):
+    probed = ray_data.in_order(webdataset.probe, fresh) if fresh else ()
+    for shard, extent in zip(fresh, probed, strict=True):
         known[shard.uri, shard.version] = _segments(shard, extent)
     units = [unit for shard in shards for unit in known[shard.uri, shard.version]]
     if fresh:

@@ -8,7 +8,9 @@ from model.config import ModelConfig
 from model.mano.asset import HandModel
 from model.recipe import Recipe
 from pipeline.records import Unit
-from pipeline.training.order import Order
+from pipeline.training.order import WINDOW, Order
+
+WINDOW_BYTES = 64 << 20  # of crops: what one task reads and one worker holds of each of its lanes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +47,14 @@ class Task:
 
     @property
     def order(self) -> Order:
-        """The order of the training samples."""
+        """The order of the training samples; large crops are shuffled in smaller windows."""
+        crop_bytes = 3 * self.config.input_size**2
         return Order(
             [unit.last - unit.first for unit in self.segments],
             lanes=self.lanes,
             micro_batch=self.micro_batch,
             seed=self.seed,
+            window=min(WINDOW, WINDOW_BYTES // crop_bytes),
         )
 
     @property

@@ -1,6 +1,7 @@
 """How good a network is on samples that it does not learn from, and what its predictions look like."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -25,18 +26,30 @@ ENLARGED = 384
 BATCH = 32
 
 
+@dataclass(frozen=True)
+class Validation:
+    """The metrics over all validation samples, on the first worker a sheet of predictions, and what of its share
+    this worker passed over."""
+
+    metrics: Mapping[str, float]
+    sheet: NDArray[np.uint8] | None
+    skipped: Sequence[str]
+
+
 def validate(
     task: Task, network: HandOccNet, mano: ManoLayer, device: torch.device, rank: int, world: int
-) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
-    """Returns the metrics over all validation samples, and on the first worker a sheet of predictions.
+) -> Validation:
+    """Measures a network on the validation samples.
 
     Each worker measures its share; every worker has to come here. Crops as in training, without augmentation.
     """
     predict = Predictor(network, mano, device=str(device), batch_size=BATCH)
     sums = MetricSums(PROTOCOLS["shards"])
     rows: list[list[Tile]] = []
+    skipped: list[str] = []
     for read in stream.in_order(task, rank, world):
         samples = read.samples
+        skipped += read.skipped
         predicted = predict(samples.crops, np.zeros(len(samples), np.bool_))
         _measure(sums, samples, predicted, mano, device)
         if rank == 0 and len(rows) < SHOWN:
@@ -49,7 +62,7 @@ def validate(
         for share in shares:
             sums.merge(share)
     sheet = render.sheet(_folded(rows), tile=192) if rows else None
-    return _chosen(sums.result()), sheet
+    return Validation(_chosen(sums.result()), sheet, skipped)
 
 
 def _measure(

@@ -80,7 +80,7 @@ class WindowReader:
                 except DataError as error:
                     if error.kind == "bad label":
                         raise TrainingDataError(f"{self.segments[piece.segment].input}: {error}") from error
-                    skipped.append(f"{sample.key}: {error}")
+                    skipped.append(f"{self.segments[piece.segment].input}: {sample.key}: {error}")
         if not found:
             first = self.segments[window.pieces[0].segment].input
             raise TrainingDataError(
@@ -98,10 +98,12 @@ class WindowReader:
 
     def _pictures(self, piece: Piece) -> Iterator[tuple[int, Sample]]:
         """Yields the pictures of a piece, each with its number in the epoch."""
+        unit = self.segments[piece.segment]
         try:
-            samples = list(webdataset.read_as_named(self.segments[piece.segment]))
+            samples = list(webdataset.read_as_named(unit))
         except DataError as error:
-            raise TrainingDataError(str(error)) from error
+            named = str(error) if unit.input in str(error) else f"{unit.input}: {error}"
+            raise TrainingDataError(named) from error
         for number in range(piece.first, piece.last):
             yield piece.position + number - piece.first, samples[number]
 
