@@ -40,6 +40,8 @@ def choose_model(model: str | None, weights: str | None, mano: str | None) -> Mo
     hand_model, remarks = _hand_model(loaded, mano)
     if not loaded.trained:
         remarks = (*remarks, f"the weights are {weights}: untrained, the hands mean nothing")
+    elif "trained on" in loaded.notes:
+        remarks = (*remarks, f"the weights were trained on {loaded.notes['trained on']}")
     return ModelChoice(loaded, hand_model, remarks)
 
 

@@ -2,19 +2,19 @@
 
 import contextlib
 import hashlib
-import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from jobs import exits, record
 from jobs.cluster import connect
 from jobs.console import say
 from jobs.model_choice import choose_hand_model, read_file
 from jobs.options import option
-from jobs.training import checkpoints, staff
+from jobs.training import staff
+from jobs.training.begin import begin
 from jobs.training.fit import fit
 from jobs.training.shards import hand_model_named, plan
 from jobs.training.task import Task
@@ -117,10 +117,16 @@ def run(options: Options) -> int:
             )
         segments = plan(output, "train", options.shards)
         validation = plan(output, "validation", options.validation) if options.validation else []
+        settings = {
+            "epochs": chosen.epochs,
+            "learning_rate": chosen.learning_rate,
+            "precision": options.precision,
+            "clip_norm": options.clip_norm,
+        }
         content = {
             "model": config.to_dict(),
             "hand_model": hand_model.name,
-            "recipe": _plain(replace(chosen, epochs=0, learning_rate=0.0)),
+            "recipe": {name: value for name, value in asdict(chosen).items() if name not in settings},
             "batch": batch,
             "micro_batch": micro,
             "seed": options.seed,
@@ -131,13 +137,9 @@ def run(options: Options) -> int:
             "data": _digest(segments),
             "validation": _digest(validation),
         }
-        settings = {
-            "epochs": chosen.epochs,
-            "learning_rate": chosen.learning_rate,
-            "precision": options.precision,
-            "clip_norm": options.clip_norm,
-        }
-        _begin(options, output, content, settings, remarks)
+        about = {"options": record.without_secrets(asdict(options)), "remarks": list(remarks)}
+        about |= {"versions": record.versions(), "machine": record.machine()}
+        begin(output, content, settings, about, resume=options.resume, overwrite=options.overwrite)
         for remark in remarks:
             say(f"note: {remark}")
         task = Task(
@@ -239,52 +241,6 @@ def _hand_model(options: Options) -> tuple[HandModel, tuple[str, ...]]:
             )
         named = "synthetic"
     return choose_hand_model(named)
-
-
-def _begin(
-    options: Options,
-    output: str,
-    content: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    remarks: Sequence[str],
-) -> None:
-    """Refuses to mix runs: what is there is continued, done anew, or left alone; then writes job.json.
-
-    content: what a run is, which no resumption changes. settings: what may be changed on the way; job.json keeps
-    what they were.
-    """
-    there = record.read(output, "job.json")
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    earlier: list[Any] = []
-    if there is not None and options.overwrite:
-        checkpoints.remove(output)
-        for folder in ("weights", "pictures", "tensorboard"):
-            for file in list(storage.list_files(storage.join(output, folder))):
-                storage.delete(file.uri)
-        storage.delete(storage.join(output, "metrics.jsonl"))
-    elif there is not None:
-        record.require_same(output, content, fingerprint)
-        if not options.resume:
-            raise ConfigError(
-                f"{output} holds this run already: --resume continues it, --overwrite does it anew"
-            )
-        earlier, before = there["settings_before"], there["settings"]
-        if changes := [
-            f"{name} {settings[name]} (was {before[name]})"
-            for name in before
-            if settings[name] != before[name]
-        ]:
-            say(f"note: goes on with {', '.join(changes)}")
-            earlier = [*earlier, before]
-    checkpoints.mend(output)
-    job = {"command": "train", "options": record.without_secrets(asdict(options)), "content": content}
-    job |= {"fingerprint": fingerprint, "settings": settings, "settings_before": earlier}
-    job |= {"remarks": list(remarks), "versions": record.versions(), "machine": record.machine()}
-    record.write(output, "job.json", job)
-
-
-def _plain(chosen: Recipe) -> Any:
-    return json.loads(json.dumps(asdict(chosen)))
 
 
 def _digest(units: Sequence[Unit]) -> str:

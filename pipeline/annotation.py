@@ -81,6 +81,7 @@ class Annotation:
             "model": self.weights.config.name,
             "weights_sha256": self.weights.sha256,
             "weights_trained": "yes" if self.weights.trained else "no",
+            "weights_trained_on": self.weights.notes.get("trained on", "not stated"),
             "hand_model": self.hand_model.name,
             "left_model": "mirrored_right",
             "flat_hand_mean": "True",

@@ -49,7 +49,7 @@ def wait_for(what: Callable[[], Any], process: "subprocess.Popen[str]") -> Any:
     while time.monotonic() < deadline and process.poll() is None:
         if found := what():
             return found
-        time.sleep(0.02)
+        time.sleep(0.1)
     raise AssertionError(f"it never came: {process.poll()}")
 
 

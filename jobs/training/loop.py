@@ -85,6 +85,7 @@ class _Worker:
         if self.done == 0:
             self._close_epoch(trained=False)
         elif self.journal:
+            self.board.say(f"goes on from step {self.done}")
             # The run may have ended between a checkpoint and what follows it.
             self.journal.publish(self.network, self.done)
         while self.done < self.task.last_step:

@@ -103,4 +103,4 @@ def test_a_request_that_cannot_be_met_is_one_line_and_status_2(
 
 def test_an_unknown_command_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["anotate"]) == 2
-    assert "annotate, status" in capsys.readouterr().err
+    assert "annotate, train, " in capsys.readouterr().err

@@ -1,0 +1,70 @@
+"""Each benchmark from its own layout to a trained network, its metrics and its submission, by the commands alone."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import Handocc
+from tests.datasets import dexycb, fpha, freihand, ho3d
+from tests.datasets.truth import write_mano
+
+
+class Chain(NamedTuple):
+    """How a benchmark is built, and its splits; `submission` is the file for its server, if it has one."""
+
+    dataset: str
+    build: Callable[[Path], Path]
+    learnt: str
+    tested: str
+    submission: str | None
+
+
+CHAINS = [
+    Chain("ho3d-v2", ho3d.build, "train", "evaluation", "pred.zip"),
+    Chain("ho3d-v3", partial(ho3d.build, version=3), "train", "evaluation", "pred.zip"),
+    Chain("freihand", partial(freihand.build, truth=True), "training", "evaluation", "pred.zip"),
+    Chain("dexycb", dexycb.build, "s1_val", "s1_val", "pred.txt"),
+    Chain("fpha", fpha.build, "actions-train", "actions-test", None),
+]
+QUICK = ("freihand",)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    "chain",
+    [
+        pytest.param(chain, marks=() if chain.dataset in QUICK else pytest.mark.slow, id=chain.dataset)
+        for chain in CHAINS
+    ],
+)
+def test_a_benchmark_is_prepared_learnt_measured_and_submitted(
+    tmp_path: Path, handocc: Handocc, chain: Chain
+) -> None:
+    root, mano = chain.build(tmp_path / "root"), write_mano(tmp_path / "mano")
+    for split in {chain.learnt, chain.tested}:
+        prepared = handocc(
+            "prepare", chain.dataset, root, "--split", split, "--mano", mano, "--output", tmp_path / split
+        )
+        assert prepared.returncode == 0, prepared.stderr
+
+    run = tmp_path / "run"
+    options = "--model tiny --epochs 1 --batch-size 4 --micro-batch 2".split()
+    right = ("--mano", mano / "MANO_RIGHT.pkl")
+    trained = handocc("train", f"{tmp_path}/{chain.learnt}/*.tar", "--output", run, *options, *right)
+    assert trained.returncode == 0, trained.stderr
+
+    scores = tmp_path / "scores"
+    data = ("--data", f"{tmp_path}/{chain.tested}/*.tar", "--dataset", chain.dataset)
+    measured = handocc(
+        "evaluate", *data, "--weights", run / "weights" / "last.safetensors", *right, "--output", scores
+    )
+    assert measured.returncode == 0, measured.stderr
+    metrics = json.loads((scores / "metrics.json").read_text())
+    assert metrics["hands"]["measured"] > 0
+    assert 0 < metrics["metrics"]["pa_mpjpe_mm"]["mean"] < metrics["metrics"]["mpjpe_mm"]["mean"]
+    submission = scores / "submission"
+    assert [path.name for path in submission.glob("*")] == ([chain.submission] if chain.submission else [])
