@@ -1,5 +1,6 @@
 """Has Ray Train run a task on its workers, and says in one line why it could not."""
 
+import re
 import signal
 
 import ray.exceptions
@@ -22,9 +23,13 @@ from jobs.training.loop import train
 from jobs.training.staff import Staff
 from jobs.training.task import Task
 from pipeline import storage
-from pipeline.errors import ConfigError, Interrupted
+from pipeline.errors import ConfigError, Interrupted, StorageError
 
-MEMORY = "if memory ran out, give it fewer samples at once with --micro-batch"
+KEPT = "the last checkpoint is kept: add --resume"
+MEMORY = "another run with a smaller --micro-batch needs less"
+_STORAGE_ERROR = re.compile(rf"{StorageError.__module__}\.{StorageError.__qualname__}: (.+)")
+_GPU_MEMORY = re.compile(r"torch\.(cuda\.)?OutOfMemoryError")
+_MISSING = re.compile(r"gloo/transport|Dist(Backend|Network|Store)Error")
 
 
 def fit(task: Task, staff: Staff, *, keep: int, max_failures: int) -> None:
@@ -85,14 +90,24 @@ def _run(trainer: TorchTrainer) -> None:
 
 
 def _explain(error: TrainingFailedError, max_failures: int) -> None:
-    """Raises what a person can act on; what it lets pass is a bug."""
+    """Raises what a person can act on; what it lets pass is a bug.
+
+    Ray Train hands on what a worker raised as text only.
+    """
     if isinstance(error, ControllerError):
         raise Interrupted(f"Ray Train gave up: {_line(error.controller_failure)}") from error
+    if told := _STORAGE_ERROR.search(str(error)):
+        raise Interrupted(f"{told[1]} ({KEPT})") from error
+    if _GPU_MEMORY.search(str(error)):
+        raise Interrupted(f"the memory of a GPU ran out; {MEMORY}") from error
     assert isinstance(error, WorkerGroupError), error
-    for rank, failure in sorted(error.worker_failures.items()):
-        if isinstance(failure, ray.exceptions.RayActorError):
-            why = f"worker {rank} died, more often than --max-failures {max_failures}"
-            raise Interrupted(f"{why} ({MEMORY}; the last checkpoint is kept: add --resume)") from error
+    failures = [getattr(one, "health_check_failure", one) for one in error.worker_failures.values()]
+    died = any(isinstance(one, ray.exceptions.RayActorError) for one in failures)
+    # The workers that are left miss the one that died.
+    if died or _MISSING.search(str(error)):
+        raise Interrupted(
+            f"workers died, more often than --max-failures {max_failures}; if memory ran out, {MEMORY} ({KEPT})"
+        ) from error
 
 
 def _line(error: BaseException) -> str:
