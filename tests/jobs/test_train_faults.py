@@ -1,0 +1,108 @@
+"""What is wrong with data or settings ends a run in one line that names it, and the last checkpoint stays."""
+
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import cli
+from jobs.cluster import connect
+from tests.training_shards import broken, changed, hand, label
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SMALL = "--model tiny --batch-size 8 --micro-batch 4 --threads 1 --log-steps 1".split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_here() -> Iterator[None]:
+    """One Ray for all of these runs."""
+    with connect(None):
+        yield
+
+
+@pytest.fixture
+def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Trains on the shards in `in`; returns the status and what was said."""
+
+    def run(*options: str) -> tuple[int, str]:
+        command = ["train", str(tmp_path / "in"), "--output", str(tmp_path / "out"), *SMALL, *options]
+        status = cli.main(command)
+        return status, capsys.readouterr().err
+
+    (tmp_path / "in").mkdir()
+    return run
+
+
+@pytest.fixture
+def good(shards: Path) -> Path:
+    return sorted(shards.glob("*.tar"))[0]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
+    tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]], workers: str
+) -> None:
+    changed(good, tmp_path / "in" / "a.tar", {})
+    assert train("--workers", workers, "--steps", "1")[0] == 0
+    kept = list((tmp_path / "out" / "run").glob("checkpoint_20*/state.pt"))
+    status, said = train("--workers", workers, "--steps", "20", "--resume", "--learning-rate", "1e12")
+    assert status == 2
+    last = said.splitlines()[-1]
+    assert "is not finite at step 3; samples: every one, so that the weights have run away" in last
+    assert "the last checkpoint is intact: --resume with a lower --learning-rate" in last
+    assert list((tmp_path / "out" / "run").glob("checkpoint_20*/state.pt")) == kept
+    assert train("--workers", workers, "--steps", "3", "--resume")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (hand("joints_3d", [[0, 0, 0]] * 20), "bad label: 00000007, hand 0: joints_3d must be 21x3 numbers"),
+        (
+            label("hand_model", "another"),
+            "bad label: 00000007: its pose and shape belong to hand model another",
+        ),
+    ],
+)
+def test_a_label_that_cannot_be_learnt_ends_the_run_by_name_and_is_not_tried_again(
+    tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]], change: Any, said: str
+) -> None:
+    shard = changed(good, tmp_path / "in" / "a.tar", {"00000007.json": change})
+    status, lines = train("--epochs", "2")
+    assert status == 2
+    assert lines.splitlines()[-1].startswith(f"handocc train: {shard.as_uri()}: {said}")
+    assert lines.count("after epoch 0") == 1
+
+
+def test_broken_pictures_are_named_and_counted_and_the_others_are_learnt(
+    tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]
+) -> None:
+    numbers = range(4, 11)
+    shard = changed(good, tmp_path / "in" / "a.tar", {f"{number:08d}.jpg": broken for number in numbers})
+    status, said = train("--epochs", "2")
+    assert status == 0
+    assert f"passed over {shard.as_uri()}: 00000004: unreadable image" in said
+    assert said.count(": unreadable image") == 5
+    assert "passed over 7 pictures that cannot be used, in every epoch" in said
+
+
+def test_an_empty_shard_is_named(tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]) -> None:
+    changed(good, tmp_path / "in" / "a.tar", {})
+    tarfile.open(tmp_path / "in" / "b.tar", "w").close()
+    status, said = train("--epochs", "2")
+    assert status == 2
+    expected = f"{(tmp_path / 'in' / 'b.tar').as_uri()}: an empty shard (it holds no samples); leave it out"
+    assert said.splitlines()[-1] == f"handocc train: {expected}"
+
+
+def test_an_ablation_is_trained_with_mixed_precision_and_clipped_gradients(
+    tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]
+) -> None:
+    changed(good, tmp_path / "in" / "a.tar", {})
+    options = "--ablation fit=softmax --ablation set=residual --precision bf16 --clip-norm 1 --steps 2"
+    status, said = train(*options.split())
+    assert status == 0, said
+    assert '"model.fit_attention": "softmax"' in (tmp_path / "out" / "job.json").read_text()
