@@ -63,7 +63,7 @@ class _Worker:
         self.mano = ManoLayer(task.hand_model).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=task.recipe.learning_rate)
         position = restore(self.network, self.optimizer)
-        self.done = position.done
+        self.done = self.committed = position.done
         self.journal = Journal(task, position.journal) if self.rank == 0 else None
         self.running = self._prepared()
         self.passed_over = 0  # steps without a finite gradient, up to now
@@ -203,8 +203,8 @@ class _Worker:
         if len(named) == self.order.batch:
             samples = "every one, so that the weights have run away"
         raise TrainingError(
-            f"{what} at step {self.done + 1}; samples: {samples}; the last checkpoint is intact: "
-            "--resume with a lower --learning-rate or with --clip-norm 1"
+            f"{what} at step {self.done + 1}; samples: {samples}; the last checkpoint, of step {self.committed}, "
+            "is intact: --resume with a lower --learning-rate or with --clip-norm 1"
         )
 
     def _culprits(self, samples: TrainingSamples) -> list[str]:
@@ -243,10 +243,11 @@ class _Worker:
         reported = {"step": self.done, SCORE: math.inf, **metrics}
         if self.journal is None:
             ray.train.report(reported)
-            return
-        with snapshot(self.network, self.optimizer, self.done, self.journal.state()) as checkpoint:
-            ray.train.report(reported, checkpoint=checkpoint)
-        self.journal.publish(self.network, self.done)
+        else:
+            with snapshot(self.network, self.optimizer, self.done, self.journal.state()) as checkpoint:
+                ray.train.report(reported, checkpoint=checkpoint)
+            self.journal.publish(self.network, self.done)
+        self.committed = self.done
 
     def _average_statistics(self) -> None:
         """Makes batch norm's running statistics the same on all workers, as they are in one checkpoint."""

@@ -46,15 +46,17 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
     tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]], workers: str
 ) -> None:
     changed(good, tmp_path / "in" / "a.tar", {})
-    assert train("--workers", workers, "--steps", "1")[0] == 0
+    # Three steps an epoch.
+    small = ("--batch-size", "4", "--micro-batch", "2", "--workers", workers)
+    assert train(*small, "--steps", "1")[0] == 0
     kept = list((tmp_path / "out" / "run").glob("checkpoint_20*/state.pt"))
-    status, said = train("--workers", workers, "--steps", "20", "--resume", "--learning-rate", "1e12")
+    status, said = train(*small, "--steps", "20", "--resume", "--learning-rate", "1e12")
     assert status == 2
     last = said.splitlines()[-1]
     assert "is not finite at step 3; samples: every one, so that the weights have run away" in last
-    assert "the last checkpoint is intact: --resume with a lower --learning-rate" in last
+    assert "the last checkpoint, of step 1, is intact: --resume with a lower --learning-rate" in last
     assert list((tmp_path / "out" / "run").glob("checkpoint_20*/state.pt")) == kept
-    assert train("--workers", workers, "--steps", "3", "--resume")[0] == 0
+    assert train(*small, "--steps", "3", "--resume")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_an_ablation_is_trained_with_mixed_precision_and_clipped_gradients(
     tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]
 ) -> None:
     changed(good, tmp_path / "in" / "a.tar", {})
-    options = "--ablation fit=softmax --ablation set=residual --precision bf16 --clip-norm 1 --steps 2"
+    options = "--ablation fit=softmax set=residual --precision bf16 --clip-norm 1 --steps 2"
     status, said = train(*options.split())
     assert status == 0, said
     assert '"model.fit_attention": "softmax"' in (tmp_path / "out" / "job.json").read_text()
