@@ -27,8 +27,10 @@ demo: $(STAMP)
 	@echo "ledger       $(DEMO)/hands/ledger/*.parquet"
 	@echo "pictures     $(DEMO)/hands/report/gallery-00.png"
 
+# Tests that start Ray take both cores by themselves; the others leave one idle.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not ray" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-rest: $(STAMP)
 	$(BIN)/python -m pytest -m slow

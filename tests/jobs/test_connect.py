@@ -30,7 +30,8 @@ try:
     with connect(None):
         time.sleep(60)
 except KeyboardInterrupt:
-    print("interrupted")
+    print("interrupted", flush=True)
+    os._exit(0)  # as every command ends
 """
 
 # Steps that do nothing on a cluster of four nodes; the parent takes two away when units come out.
