@@ -1,6 +1,7 @@
 """`handocc benchmark`: the network alone, a plain loop, and the whole pipeline, in one run on one machine."""
 
 import functools
+import resource
 import sys
 import tempfile
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jobs import exits
+from jobs import evaluation_speed, exits
 from jobs.cluster import connect
 from jobs.model_choice import choose_model
 from jobs.options import option
@@ -26,6 +27,8 @@ from pipeline.records import Unit
 from pipeline.sources import SOURCES
 from pipeline.units import settle
 
+SAMPLES_OF_LOOP = 1024
+
 
 @dataclass(frozen=True)
 class Options:
@@ -39,13 +42,18 @@ class Options:
     precision: Precision = option("fp32", help="arithmetic of the network")
     meshes: str = option("none", help="none or tar")
     train: bool = option(False, help="compare training with a plain loop instead; --count samples, once")
+    evaluate: bool = option(
+        False, help="compare evaluation with a plain loop instead; --count stored samples"
+    )
     address: str | None = option(None, help="a Ray cluster; default: this machine")
 
 
 def run(options: Options) -> int:
-    """Measures the three, or training and a plain loop, and prints them with their ratios."""
+    """Measures the three, or training or evaluation and a plain loop, and prints them with their ratios."""
     if options.train:
         return _training(options)
+    if options.evaluate:
+        return _evaluation(options)
     if options.count < 64:
         raise ConfigError(
             f"--count {options.count}: must be at least 64, or start-up is all that is measured"
@@ -98,6 +106,30 @@ def _training(options: Options) -> int:
     print(f"plain loop        {loop:8.2f} samples/s, one process, the samples in memory, a DataLoader")
     print(f"handocc train / plain loop  {job / loop:.3f}")
     return exits.DONE
+
+
+def _evaluation(options: Options) -> int:
+    if options.count < 1:
+        raise ConfigError(f"--count {options.count}: must be at least 1")
+    pairs = evaluation_speed.make_pairs()
+    with tempfile.TemporaryDirectory() as scratch:
+        shards, annotated = evaluation_speed.store(pairs, Path(scratch), options.count)
+        before = _peak_mib()
+        command = evaluation_speed.of_command(shards, annotated, Path(scratch) / "scores", options.address)
+        peak = _peak_mib()
+    some = min(options.count, SAMPLES_OF_LOOP)
+    batches, loop = evaluation_speed.of_batches(pairs, some), evaluation_speed.of_loop(pairs, some)
+    print(f"handocc evaluate  {command.rate:8.2f} samples/s with its start, labels and annotations read")
+    print(f"metrics alone     {batches.rate:8.2f} samples/s, the hands in memory, batched, one thread")
+    print(f"plain loop        {loop.rate:8.2f} samples/s, the hands in memory, NumPy and SciPy, one by one")
+    print(f"driver's memory   {peak:8.0f} MiB at most, {before:.0f} before")
+    print(f"handocc evaluate / plain loop  {command.rate / loop.rate:.3f}")
+    print(f"metrics alone / plain loop     {batches.rate / loop.rate:.3f}")
+    return exits.DONE
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _images(folder: Path, count: int, job: Annotation) -> list[Unit]:

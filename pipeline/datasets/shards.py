@@ -70,7 +70,7 @@ class PrepareShard:
             "agreement": json.dumps({side: sums.to_json() for side, sums in agreed.items()}),
         }
         write_part(part_uri(self.output, "ledger", unit.unit_id), ledger, metadata)
-        storage.put(shard_uri(self.output, unit), _tar(members))
+        storage.put(shard_uri(self.output, unit), to_tar(members))
         return replace(record, counts=counts).timed("prepare", time.perf_counter() - started)
 
     def _taken(self, frame: Frame) -> _Taken:
@@ -124,8 +124,8 @@ def image_format(data: bytes) -> str:
     return found
 
 
-def _tar(members: Iterable[tuple[str, bytes]]) -> bytes:
-    """A tar of these files: the same bytes for the same members."""
+def to_tar(members: Iterable[tuple[str, bytes]]) -> bytes:
+    """Returns a tar of these files: the same bytes for the same members."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, data in members:
