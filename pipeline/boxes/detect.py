@@ -51,7 +51,7 @@ def load_detector(options: DetectorOptions) -> "Detect":
     """Reads the detector's model file and returns the box source.
 
     Raises:
-        ConfigError: MediaPipe is not installed, there is no such file, or it is no hand landmarker.
+        ConfigError: MediaPipe is not installed or cannot be loaded, there is no such file, or it is no hand landmarker.
     """
     if options.max_hands < 1:
         raise ConfigError(f"--max-hands {options.max_hands}: must be at least 1")
@@ -79,7 +79,23 @@ def load_detector(options: DetectorOptions) -> "Detect":
         )
     if importlib.util.find_spec("mediapipe") is None:
         raise ConfigError("--boxes detect: mediapipe is not installed; `pip install 'handocc[detect]'`")
-    return Detect(model, max_hands=options.max_hands, tiles=options.tiles)
+    detector = Detect(model, max_hands=options.max_hands, tiles=options.tiles)
+    try:
+        detector.prepare()
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"--boxes detect: mediapipe cannot be loaded ({_line(error)}); of the system it needs libEGL and "
+            "libGLESv2 (Debian, Ubuntu: `apt-get install libegl1 libgles2`)"
+        ) from error
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--boxes detect: mediapipe cannot use {shown} ({_line(error)}); `handocc fetch-detector` gets one"
+        ) from error
+    return detector
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @dataclass(frozen=True)
@@ -101,6 +117,10 @@ class Detect:
 
     def __reduce__(self) -> tuple[type["Detect"], tuple[bytes, int, int]]:
         return Detect, (self.model, self.max_hands, self.tiles)
+
+    def prepare(self) -> None:
+        """Builds the networks now, in this process; raises what MediaPipe does where it cannot."""
+        self._landmarker  # noqa: B018
 
     @functools.cached_property
     def _landmarker(self) -> HandLandmarker:

@@ -173,6 +173,18 @@ def test_without_mediapipe_the_job_is_told_how_to_get_it(tmp_path: Path) -> None
         pytest.skip("mediapipe is here")
 
 
+@pytest.mark.parametrize("networks", [b"", b"no network"])
+def test_a_model_file_that_mediapipe_refuses_stops_the_job_at_its_start(
+    tmp_path: Path, networks: bytes
+) -> None:
+    pytest.importorskip("mediapipe")
+    with zipfile.ZipFile(tmp_path / "m.task", "w") as task:
+        for name in MODELS_INSIDE:
+            task.writestr(name, networks)
+    with pytest.raises(ConfigError, match=r"mediapipe cannot use .*m\.task.*handocc fetch-detector"):
+        boxes.choose("detect", None, DetectorOptions(str(tmp_path / "m.task")))
+
+
 @pytest.fixture(scope="module")
 def detector() -> Detect:
     pytest.importorskip("mediapipe")
