@@ -11,10 +11,11 @@ from pipeline.evaluation.submissions import FORMATS, Submission
 from pipeline.evaluation.summary import Summary
 from pipeline.evaluation.tables import ABLATIONS, TABLES, Table, to_text, with_row
 
+# The root is the wrist, but for FreiHAND: `Protocol.root`.
 _HEADLINE: Final = (
-    ("mpjpe_mm", "joints, wrist on wrist", "mm"),
+    ("mpjpe_mm", "joints, root on root", "mm"),
     ("pa_mpjpe_mm", "joints after Procrustes alignment", "mm"),
-    ("mpvpe_mm", "vertices, wrist on wrist", "mm"),
+    ("mpvpe_mm", "vertices, root on root", "mm"),
     ("pa_mpvpe_mm", "vertices after Procrustes alignment", "mm"),
     ("pa_f5", "F@5 after Procrustes alignment", ""),
     ("pa_f15", "F@15 after Procrustes alignment", ""),
