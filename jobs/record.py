@@ -23,6 +23,15 @@ PACKAGES = (
     "smplx",
     "fsspec",
 )
+# What every job.json of annotate holds, and others rely on.
+OF_ANNOTATE = {
+    "content": dict,
+    "fingerprint": str,
+    "conventions": dict,
+    "weights": dict,
+    "hand_model": str,
+    "plan": dict,
+}
 
 
 def require_same(output: str, content: Mapping[str, Any], fingerprint: str) -> None:
@@ -56,6 +65,9 @@ def of_annotate(output: str) -> dict[str, Any]:
     job = read(output, "job.json")
     if job is None or job.get("command") != "annotate" or "fingerprint" not in job:
         raise ConfigError(f"{output}: no output of `handocc annotate` (it has no such job.json)")
+    lacking = [name for name, kind in OF_ANNOTATE.items() if not isinstance(job.get(name), kind)]
+    if lacking:
+        raise ConfigError(f"{output}/job.json is damaged: it lacks {', '.join(lacking)}")
     return job
 
 
@@ -70,6 +82,8 @@ def read(output: str, name: str) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(storage.read(storage.join(output, name)))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ConfigError(f"{output}/{name} cannot be read ({error})") from error
     except ValueError as error:
         raise ConfigError(
             f"{output}/{name} is damaged ({error}); remove it, or use another --output"

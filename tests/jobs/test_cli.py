@@ -12,10 +12,14 @@ from jobs.cli import main
 
 
 def test_damaged_job_files_are_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for content in ("", "{", "[]", '{"command": "other"}'):
+    half = '{"command": "annotate", "fingerprint": "f", "plan": {"given_up": []}}'
+    for content in ("", "{", "[]", '{"command": "other"}', half):
         (tmp_path / "job.json").write_text(content)
         assert main(["status", str(tmp_path)]) == exits.USAGE
         assert len(capsys.readouterr().err.splitlines()) == 1
+    (tmp_path / "folder" / "job.json").mkdir(parents=True)
+    assert main(["status", str(tmp_path / "folder")]) == exits.USAGE
+    assert "job.json cannot be read" in capsys.readouterr().err
 
 
 def test_a_bug_does_not_look_like_a_finished_job(

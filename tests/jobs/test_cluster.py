@@ -19,7 +19,13 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from jobs.cluster import can_come, offered
+from pipeline import storage
+from pipeline.boxes.detect import default_model
 from pipeline.flow import spread
+from tests.jobs.test_films_s3 import copies, put_all
+from tests.s3_faults import Service
+from tests.s3_jobs import committed as done_on_s3
+from tests.s3_jobs import parts
 
 pytestmark = pytest.mark.ray
 
@@ -176,6 +182,61 @@ def test_a_submitted_job_survives_a_lost_node_and_writes_what_one_machine_writes
         [".gitignore", "jobs", "model", "pipeline"]
     ]
     assert not list(packages[0].rglob("a.pyc"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_hands_found_in_films_on_s3_are_the_same_when_a_submitted_job_loses_a_node(
+    s3: Service,
+    tmp_path: Path,
+    shared: Path,
+    repository: Path,
+    start: Callable[..., Cluster],
+    handocc: Callable[..., Any],
+) -> None:
+    pytest.importorskip("mediapipe")
+    if not Path(default_model()).is_file():
+        pytest.skip("no detector's model file: `handocc fetch-detector`")
+    films = copies(shared / "real" / "videos" / "asl_hand_25fps.mp4", tmp_path)
+    names = ("whole.mp4", "cut-late.mp4", "overwritten.mp4")
+    inputs = put_all(s3.bucket, {name: films[name] for name in names})[:1]
+    job = [*inputs, *MODEL, "--boxes", "detect", "--every", "12", "--unit-rows", "4"]
+    calm = handocc("annotate", *job, "--output", f"{s3.bucket}/calm", timeout=900)
+    assert calm.returncode == 1, calm.stderr
+
+    port = free_port()
+    cluster = start(include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=port)
+    workers = [cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=2)]
+    passed = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    passed["HANDOCC_DETECTOR"] = default_model()
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address"]
+    submit += [f"http://127.0.0.1:{port}", "--working-dir", "."]
+    submit += ["--runtime-env-json", json.dumps({"env_vars": passed}), "--", "python", "-m", "jobs.annotate"]
+    submit += [*job, "--output", f"{s3.bucket}/out"]
+    submitted = subprocess.Popen(
+        submit,
+        cwd=checkout(repository, tmp_path / "checkout"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while done_on_s3(f"{s3.bucket}/out") < 3 and submitted.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    lost_at = done_on_s3(f"{s3.bucket}/out")
+    cluster.remove_node(workers[0], allow_graceful=False)
+    said, _ = submitted.communicate(timeout=900)
+    # Status 1: frames of the damaged films are rejected. `ray job submit` says of it that the job failed.
+    assert "results: s3://" in said, said
+    assert 3 <= lost_at < done_on_s3(f"{s3.bucket}/calm")
+    for output in ("calm", "out"):
+        for name, data in parts(f"{s3.bucket}/{output}").items():
+            (tmp_path / output / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / output / name).write_bytes(data)
+    assert_same(tmp_path / "out", tmp_path / "calm")
+    summaries = [json.loads(storage.read(f"{s3.bucket}/{output}/summary.json")) for output in ("calm", "out")]
+    assert summaries[0]["counts"] == summaries[1]["counts"]
+    assert summaries[0]["counts"]["hands_annotated"] > 40
 
 
 @pytest.mark.slow
