@@ -102,15 +102,22 @@ def stat(uri: str) -> FileInfo | None:
         return None
     except OSError as error:
         # The answer to a HEAD has no body; a listing that fails as well says what is wrong.
-        demand("list_objects_v2", uri, Bucket=bucket, Prefix=key, MaxKeys=1)
+        _first_below(uri, bucket, key)
         raise StorageError(str(error)) from error
     return FileInfo(uri, int(found["ContentLength"]), str(found.get("ETag", "")).strip('"'))
 
 
 def is_folder(uri: str) -> bool:
     bucket, key = place(uri)
-    page = demand("list_objects_v2", uri, Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1)
+    page = _first_below(uri, bucket, f"{key}/" if key else "")
     return not key or bool(page.get("Contents"))
+
+
+def _first_below(uri: str, bucket: str, prefix: str) -> dict[str, Any]:
+    try:
+        return request("list_objects_v2", uri, Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    except OSError as error:
+        raise StorageError(str(error)) from error
 
 
 def _pages(uri: str, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
@@ -135,7 +142,8 @@ def _pages(uri: str, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any
 
         try:
             page = retried(attempt, uri)
-        except PermissionError as error:
+        except OSError as error:
+            # A listing is about the place, and no single object.
             raise StorageError(str(error)) from error
         yield page
         if not page["IsTruncated"]:

@@ -85,6 +85,10 @@ def call(method: str, uri: str, **parameters: Any) -> dict[str, Any]:
         # s3fs turns the service's error into an OSError and names it as the cause.
         cause = error.__cause__ if isinstance(error.__cause__, ClientError) else error
         raise explained(cause, uri) from error
+    except ValueError as error:
+        if not str(error).startswith("Invalid endpoint"):
+            raise
+        raise StorageError(f"{uri}: {error}; check AWS_ENDPOINT_URL") from error
     return answer
 
 

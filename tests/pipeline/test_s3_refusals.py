@@ -21,6 +21,7 @@ from tests.s3_faults import Service
         (403, "SignatureDoesNotMatch", {}, "secret key does not fit"),
         (301, "PermanentRedirect", {"x-amz-bucket-region": "eu-west-1"}, "set AWS_REGION=eu-west-1"),
         (403, "RequestTimeTooSkewed", {}, "clock is wrong"),
+        (400, "SomethingOfAnotherService", {}, "SomethingOfAnotherService: as the test has it"),
     ],
 )
 def test_a_place_that_refuses_is_said_at_once_in_one_line(
@@ -63,6 +64,12 @@ def test_missing_credentials_and_an_unknown_profile_are_said(
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(StorageError, match="nobody"):
         storage.stat(f"{s3.bucket}/x")
+
+
+def test_an_endpoint_that_is_no_url_is_said(s3: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "not a url")
+    with pytest.raises(ConfigError, match=r"Invalid endpoint: not a url.*AWS_ENDPOINT_URL"):
+        storage.read(f"{s3.bucket}/x")
 
 
 def test_settings_come_from_where_the_aws_tools_take_them(
