@@ -112,14 +112,14 @@ def _evaluation(options: Options) -> int:
     if options.count < 1:
         raise ConfigError(f"--count {options.count}: must be at least 1")
     pairs = evaluation_speed.make_pairs()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, connect(options.address):
         shards, annotated = evaluation_speed.store(pairs, Path(scratch), options.count)
         before = _peak_mib()
         command = evaluation_speed.of_command(shards, annotated, Path(scratch) / "scores", options.address)
         peak = _peak_mib()
     some = min(options.count, SAMPLES_OF_LOOP)
     batches, loop = evaluation_speed.of_batches(pairs, some), evaluation_speed.of_loop(pairs, some)
-    print(f"handocc evaluate  {command.rate:8.2f} samples/s with its start, labels and annotations read")
+    print(f"handocc evaluate  {command.rate:8.2f} samples/s, labels and annotations read, Ray started before")
     print(f"metrics alone     {batches.rate:8.2f} samples/s, the hands in memory, batched, one thread")
     print(f"plain loop        {loop.rate:8.2f} samples/s, the hands in memory, NumPy and SciPy, one by one")
     print(f"driver's memory   {peak:8.0f} MiB at most, {before:.0f} before")

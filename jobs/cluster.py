@@ -19,7 +19,7 @@ import jobs
 import model
 import pipeline
 from jobs.console import say
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 from pipeline.quiet import no_stderr
 
 # What the head of a cluster started by `ray up` knows of itself; its autoscaler is started with this file.
@@ -70,6 +70,7 @@ def connect(address: str | None) -> Iterator[Resources]:
 
     Raises:
         ConfigError: nothing answers there.
+        Interrupted: Ray does not start on this machine, which is overloaded.
     """
     # The address given, else the cluster that this process was started in, else one of our own.
     where = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -107,6 +108,13 @@ def _begin(where: str) -> None:
     except SystemExit as error:
         # What Ray makes of a SIGTERM while it starts.
         raise KeyboardInterrupt from error
+    except Exception as error:
+        # Ray waits 30 s for itself and then raises an exception of no kind of its own (`ray._private.node`).
+        if "timed out during startup" not in str(error):
+            raise
+        raise Interrupted(
+            "Ray did not start within 30 s: this machine is busy, or short of memory"
+        ) from error
 
 
 def for_workers(environment: Mapping[str, str]) -> dict[str, str]:

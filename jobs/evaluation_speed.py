@@ -73,7 +73,10 @@ def make_pairs() -> Pairs:
 
 
 def store(pairs: Pairs, folder: Path, count: int) -> tuple[str, str]:
-    """Writes `count` labelled samples and their annotations, as `annotate` would; returns where they are."""
+    """Writes `count` labelled samples and their annotations, as `annotate` would; returns where they are.
+
+    Of many shards the plan is made on Ray, which must be connected to.
+    """
     shards, output = folder / "shards", str(folder / "annotated")
     shards.mkdir(parents=True)
     labels = _labels(pairs.truth)
@@ -157,7 +160,7 @@ def _zeros(count: int, kind: pa.DataType) -> pa.Array:
 
 
 def of_command(shards: str, annotated: str, folder: Path, address: str | None) -> Timed:
-    """Times `handocc evaluate` on stored annotations, its start included."""
+    """Times `handocc evaluate` on stored annotations."""
     options = evaluate.Options(
         data=(shards,), dataset=DATASET, output=str(folder), predictions=annotated, worst=0, address=address
     )
