@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
+from pipeline import storage
 from tests.conftest import Handocc
 from tests.datasets import dexycb, fpha, freihand, ho3d
 from tests.datasets.truth import write_mano
+from tests.s3_faults import Service
 
 
 class Chain(NamedTuple):
@@ -31,6 +33,7 @@ CHAINS = [
     Chain("fpha", fpha.build, "actions-train", "actions-test", None),
 ]
 QUICK = ("freihand",)
+TINY = ("--model", "tiny", "--weights", "random:0")
 
 
 @pytest.mark.ray
@@ -68,3 +71,27 @@ def test_a_benchmark_is_prepared_learnt_measured_and_submitted(
     assert 0 < metrics["metrics"]["pa_mpjpe_mm"]["mean"] < metrics["metrics"]["mpjpe_mm"]["mean"]
     submission = scores / "submission"
     assert [path.name for path in submission.glob("*")] == ([chain.submission] if chain.submission else [])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_benchmark_on_s3_is_prepared_and_measured_there(
+    tmp_path: Path, s3: Service, handocc: Handocc
+) -> None:
+    root, mano = freihand.build(tmp_path / "root", truth=True), write_mano(tmp_path / "mano")
+    for path in root.rglob("*"):
+        if path.is_file():
+            storage.put(f"{s3.bucket}/root/{path.relative_to(root)}", path.read_bytes())
+    measured = []
+    for place, benchmark in ((s3.bucket, f"{s3.bucket}/root"), (str(tmp_path), str(root))):
+        options = ("--split", "evaluation", "--mano", mano, "--output", f"{place}/shards")
+        prepared = handocc("prepare", "freihand", benchmark, *options)
+        assert prepared.returncode == 0, prepared.stderr
+        options = ("--data", f"{place}/shards/*.tar", "--output", f"{place}/scores", *TINY)
+        evaluated = handocc("evaluate", "--dataset", "freihand", *options)
+        assert evaluated.returncode == 0, evaluated.stderr
+        metrics = json.loads(storage.read(f"{place}/scores/metrics.json"))
+        # The intervals draw pictures by their names, which say where they lie.
+        measured.append({name: row["mean"] for name, row in metrics["metrics"].items()} | metrics["hands"])
+        assert storage.stat(f"{place}/scores/submission/pred.zip") is not None
+    assert measured[0] == measured[1]
