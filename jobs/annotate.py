@@ -5,7 +5,7 @@ import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from jobs import exits, planning, record, work
@@ -21,6 +21,7 @@ from pipeline.boxes.table import Table
 from pipeline.errors import ConfigError
 from pipeline.flow import Flow, spread
 from pipeline.inputs import find_inputs
+from pipeline.intrinsics import camera_rule
 from pipeline.plan import any_keys
 from pipeline.records import Counts, Unit
 from pipeline.sinks.parts import committed, drop_orphans, withdraw
@@ -63,6 +64,11 @@ class Options:
     mano: str | None = option(
         None, help="MANO_RIGHT.pkl, checkpoint or synthetic; default: what the weights say"
     )
+    camera: str | None = option(
+        None,
+        help="FX,FY,CX,CY in pixels, for all images; fov:DEG, the field of view that is assumed along the longer side "
+        "where neither input nor EXIF knows the camera; given: the input's only; default: the input's, else EXIF's",
+    )
     meshes: Literal["none", "ply", "tar"] = option("none", help="meshes as files or as one tar per unit")
     vertices: bool = option(False, help="write the 778 vertices into the Parquet as well")
     unit_rows: int | None = option(None, help="samples per unit of work; default: at most 256 MiB of crops")
@@ -88,6 +94,7 @@ def run(options: Options) -> int:
     _check(options)
     choice = choose_model(options.model, options.weights, options.mano)
     job = annotation(options, choice)
+    choice = replace(choice, remarks=(*choice.remarks, *job.cameras.remarks))
     output = storage.canonical(options.output)
     inputs, passed_over = find_inputs(options.inputs, output=output, note=say)
     if isinstance(job.boxes, Table):
@@ -192,6 +199,7 @@ def annotation(options: Options, choice: ModelChoice) -> Annotation:
         vertices=options.vertices,
         unit_rows=options.unit_rows,
         sampling=Sampling(options.every, options.fps),
+        cameras=camera_rule(options.camera),
     )
 
 

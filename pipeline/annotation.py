@@ -17,14 +17,17 @@ from model.predictor import Precision, Predictor
 from model.weights import LoadedWeights
 from pipeline.boxes.box_source import BoxSource
 from pipeline.flow import Flow, Stage, Step, Workers
+from pipeline.intrinsics import CameraRule
 from pipeline.records import SCHEMA_VERSION
 from pipeline.sources.sampling import Sampling
 from pipeline.stages.decode_and_crop import DecodeAndCrop
 from pipeline.stages.infer import Infer
+from pipeline.stages.place import Place
 from pipeline.stages.write import Write
 
 # Writing waits for storage most of the time. It must find room while decoding fills the machine, or nothing is
-# committed until all is decoded: actors claim fractions that leave some (`pipeline.flow.spread`).
+# committed until all is decoded: actors claim fractions that leave some (`pipeline.flow.spread`). What is cheap
+# besides claims the same, so that Ray makes one task of it and writing.
 WRITE_CPUS = 0.01
 
 
@@ -34,7 +37,7 @@ class Annotation:
 
     boxes: finds the hands; boxes_identity: what tells it from another one (a table's URI and version).
     meshes: none, ply or tar. unit_rows: samples per unit, None for the default rule.
-    sampling: which frames of films are taken.
+    sampling: which frames of films are taken. cameras: which camera a hand is seen by.
     """
 
     weights: LoadedWeights
@@ -48,6 +51,7 @@ class Annotation:
     vertices: bool
     unit_rows: int | None
     sampling: Sampling = Sampling()
+    cameras: CameraRule = CameraRule()
 
     @property
     def content(self) -> dict[str, Any]:
@@ -60,6 +64,7 @@ class Annotation:
             "boxes": self.boxes_identity,
             "side": self.side,
             "crop_rule": asdict(self.crop_rule),
+            "camera": self.cameras.identity,
             "precision": self.precision,
             "unit_rows": self.unit_rows,
             **asdict(self.sampling),
@@ -90,6 +95,7 @@ class Annotation:
             "crop_rule": f"{rule.name}: x{rule.factor:g}{', clipped first' if rule.clip_first else ''}",
             "units": "metres, radians, pixels",
             "axes": "x right, y down, z away; wrist at the origin; pixel centres at integers",
+            "camera": self.cameras.identity,
             "confidence": "heatmap peak mass, uncalibrated",
             "fingerprint": self.fingerprint,
         }
@@ -97,11 +103,11 @@ class Annotation:
     def flow(self, output: str, workers: Workers, batch_size: int) -> Flow:
         """Returns the stages; `output` also holds the plan, with the keys of each unit's samples.
 
-        The claims of neighbours differ: Ray would fuse stages that claim the same, and decoding would then
-        wait for inference.
+        The claims of neighbours differ where work must go on side by side: Ray would fuse stages that claim the
+        same, and decoding would then wait for inference.
         """
         right = self.hand_model.faces
-        crop = DecodeAndCrop(output, self.boxes, self.crop_rule, self.weights.config.input_size)
+        crop = DecodeAndCrop(output, self.boxes, self.crop_rule, self.weights.config.input_size, self.cameras)
         infer = functools.partial(
             make_infer,
             self.weights,
@@ -125,6 +131,7 @@ class Annotation:
                 Stage(
                     "infer", infer, cpus=workers.actor_cpus, gpus=workers.actor_gpus, actors=workers.actors
                 ),
+                Stage("place", functools.partial(_itself, Place()), cpus=WRITE_CPUS),
                 Stage("write", functools.partial(_itself, write), cpus=WRITE_CPUS),
             ),
         )

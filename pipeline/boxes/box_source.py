@@ -58,9 +58,9 @@ def parse_hand(
 
 
 def camera_of(value: Any) -> tuple[float, float, float, float] | None:
-    """Returns a camera (fx, fy, cx, cy), or None if it is anything else."""
+    """Returns a camera (fx, fy, cx, cy), or None if it is anything else, or has no focal length."""
     camera = numbers(value, 4)
-    if camera is None or not _finite(camera):
+    if camera is None or not _finite(camera) or min(camera[:2]) <= 0:
         return None
     return camera[0], camera[1], camera[2], camera[3]
 

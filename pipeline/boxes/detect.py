@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.boxes.box_source import numbers
+from pipeline.boxes.box_source import camera_of
 from pipeline.boxes.mediapipe_hands import HandLandmarker
 from pipeline.boxes.search import search
 from pipeline.errors import ConfigError, DataError
@@ -131,7 +131,7 @@ class Detect:
 
     def find(self, sample: Sample, image: NDArray[np.uint8]) -> Sequence[HandBox | DataError]:
         height, width = image.shape[:2]
-        camera = numbers(sample.camera, 4)
+        camera = camera_of(sample.camera)
         boxes = []
         for hand in search(image, self._landmarker, tiles=self.tiles):
             bbox = expanded(hand.landmarks, width, height)
@@ -143,7 +143,7 @@ class Detect:
                         side_source="detector",
                         bbox_source="detect",
                         score=hand.score,
-                        camera=None if camera is None else (camera[0], camera[1], camera[2], camera[3]),
+                        camera=camera,
                     )
                 )
         return sorted(boxes, key=lambda box: -box.bbox[2] * box.bbox[3])[: self.max_hands]

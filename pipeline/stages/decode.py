@@ -4,12 +4,14 @@ import io
 import struct
 import warnings
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import DataError
+from pipeline.intrinsics import Camera, camera_of_exif
 
 MAX_PIXELS = 178_956_970  # Pillow refuses more, whatever we say
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
@@ -31,8 +33,20 @@ _BROKEN = (
 )
 
 
+class Photo(NamedTuple):
+    """Upright RGB pixels, uint8 [H, W, 3], and the camera that EXIF says took them."""
+
+    pixels: NDArray[np.uint8]
+    camera: Camera | None = None
+
+
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decodes an image to uint8 [H, W, 3], RGB.
+    """Decodes an image as `decode_photo` does, and returns its pixels, uint8 [H, W, 3], RGB."""
+    return decode_photo(data).pixels
+
+
+def decode_photo(data: bytes) -> Photo:
+    """Decodes an image and reads what EXIF says of its camera.
 
     EXIF orientation is applied; grey, palette, CMYK and 16-bit images become 8-bit RGB (16-bit values by their
     high byte); transparency is laid over white; of an animation the first frame counts.
@@ -51,7 +65,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
                     raise DataError("image too large", f"{width}x{height} pixels; at most {MAX_PIXELS}")
                 image.load()
                 upright = _upright(image)
-                return np.ascontiguousarray(_rgb(upright))
+                return Photo(np.ascontiguousarray(_rgb(upright)), _camera(image))
     except Image.DecompressionBombError as error:
         raise DataError("image too large", f"{error}") from error
     except UnidentifiedImageError as error:
@@ -66,6 +80,13 @@ def _upright(image: Image.Image) -> Image.Image:
     except (*_BROKEN, AttributeError, ZeroDivisionError):
         # A damaged EXIF block says nothing of the pixels, which are whole.
         return image
+
+
+def _camera(image: Image.Image) -> Camera | None:
+    try:
+        return camera_of_exif(image.getexif(), *image.size)
+    except (*_BROKEN, AttributeError, ZeroDivisionError):
+        return None
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

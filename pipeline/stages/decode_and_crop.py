@@ -13,9 +13,10 @@ from model.crop import CropAffine, CropRule, crop_affine, crop_box, crop_image, 
 from model.errors import ModelError
 from pipeline.boxes.box_source import BoxSource
 from pipeline.errors import DataError
+from pipeline.intrinsics import CameraRule, KnownCamera
 from pipeline.records import HANDS, LEDGER, Counts, HandBox, Sample, Unit, UnitRecord, no_crops
 from pipeline.sources import SOURCES
-from pipeline.stages.decode import decode_image
+from pipeline.stages.decode import Photo, decode_photo
 from pipeline.units import load_keys
 
 MAX_HANDS = 1000
@@ -25,13 +26,14 @@ MAX_HANDS = 1000
 class DecodeAndCrop:
     """Turns a unit into crops and a ledger; a full frame never leaves this stage.
 
-    output: where the plan lies, with the keys of the unit's samples.
+    output: where the plan lies, with the keys of the unit's samples. cameras: which camera saw a hand.
     """
 
     output: str
     boxes: BoxSource
     crop_rule: CropRule
     crop_size: int
+    cameras: CameraRule = CameraRule()
 
     def __call__(self, record: UnitRecord) -> UnitRecord:
         started = time.perf_counter()
@@ -59,7 +61,8 @@ class DecodeAndCrop:
             if sample.error is not None:
                 raise sample.error
             stage = "decode"
-            image = decode_image(sample.image) if isinstance(sample.image, bytes) else sample.image
+            photo = decode_photo(sample.image) if isinstance(sample.image, bytes) else Photo(sample.image)
+            image = photo.pixels
             stage = "boxes"
             found = self.boxes.find(sample, image)
             if len(found) > MAX_HANDS:
@@ -75,7 +78,9 @@ class DecodeAndCrop:
             try:
                 if isinstance(hand, DataError):
                     raise hand
-                page.add(sample, index, hand, *self._crop(image, hand), image.shape)
+                height, width = image.shape[:2]
+                camera = self.cameras.choose(hand.camera, photo.camera, width, height)
+                page.add(sample, index, hand, *self._crop(image, hand), image.shape, camera)
             except DataError as error:
                 page.reject(sample, index, error, "boxes")
 
@@ -121,6 +126,7 @@ class _Page:
         crop: NDArray[np.uint8],
         affine: CropAffine,
         shape: Sequence[int],
+        camera: KnownCamera | None,
     ) -> None:
         place = sample.key if sample.frame_index is None else str(sample.frame_index)
         self.hands.append(
@@ -138,8 +144,8 @@ class _Page:
                 "bbox": list(hand.bbox),
                 "bbox_score": hand.score,
                 "bbox_source": hand.bbox_source,
-                "camera": None if hand.camera is None else list(hand.camera),
-                "camera_source": None if hand.camera is None else "given",
+                "camera": None if camera is None else list(camera.camera),
+                "camera_source": None if camera is None else camera.source,
                 "crop_to_image": affine.crop_to_image.reshape(-1).tolist(),
                 "mirrored": hand.side == "left",
                 "ledger_row": len(self.ledger),
