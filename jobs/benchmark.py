@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jobs import evaluation_speed, exits
+from jobs import camera_benchmark, evaluation_speed, exits
 from jobs.cluster import connect
 from jobs.model_choice import choose_model
 from jobs.options import option
@@ -45,11 +45,15 @@ class Options:
     evaluate: bool = option(
         False, help="compare evaluation with a plain loop instead; --count stored samples"
     )
+    camera: bool = option(
+        False,
+        help="measure how hands are put into camera space instead, beside a fit per hand; --count hands",
+    )
     address: str | None = option(None, help="a Ray cluster; default: this machine")
 
 
 def run(options: Options) -> int:
-    """Measures the three, or training or evaluation and a plain loop, and prints them with their ratios."""
+    """Measures the three, or what an option names instead, and prints them with their ratios."""
     if options.train:
         return _training(options)
     if options.evaluate:
@@ -58,6 +62,9 @@ def run(options: Options) -> int:
         raise ConfigError(
             f"--count {options.count}: must be at least 64, or start-up is all that is measured"
         )
+    if options.camera:
+        camera_benchmark.run(options.count)
+        return exits.DONE
     started = time.monotonic()
     choice = choose_model(options.model, options.weights, options.mano)
     job = Annotation(

@@ -19,6 +19,8 @@ from pipeline.sinks.parts import Part
 # Before the names of metrics: those of the hand at rest, and those as the paper's authors align.
 BASELINE = "baseline_"
 PAPER = "paper_"
+# Of the wrist in camera space: how far off it is, how far in depth, and what share of its depth that is.
+PLACEMENT = ("translation_error_mm", "depth_error_mm", "depth_error_percent")
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ def measure(
         true_joints=torch.from_numpy(placed),
     )
     errors |= {name: value.numpy() for name, value in absolute.items()}
+    off, depths = 1000 * (wrists - roots), np.where(roots[:, 2] > 0, roots[:, 2], np.nan)
+    in_depth = np.abs(off[:, 2])
+    placement = np.linalg.norm(off, axis=1), in_depth, in_depth / (10 * depths)
+    errors |= dict(zip(PLACEMENT, placement, strict=True))
     if job.baseline:
         assert poser is not None
         rest = poser.at_rest(np.array([pair.truth.left for pair in pairs]))
@@ -162,7 +168,7 @@ def metric_names(job: Measurement) -> list[str]:
     mesh = np.full((1, 778, 3), np.nan)
     truth = _TruePoints(nothing, mesh)
     names = [*_errors(job.dataset, nothing, truth, mesh if job.with_meshes else None)]
-    names += ["absolute_mpjpe_mm", "absolute_auc"]
+    names += ["absolute_mpjpe_mm", "absolute_auc", *PLACEMENT]
     if job.baseline:
         names += [BASELINE + name for name in _errors(job.dataset, nothing, truth, mesh)]
     return names

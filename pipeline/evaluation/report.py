@@ -20,6 +20,11 @@ _HEADLINE: Final = (
     ("pa_f5", "F@5 after Procrustes alignment", ""),
     ("pa_f15", "F@15 after Procrustes alignment", ""),
 )
+_PLACEMENT: Final = (
+    ("translation_error_mm", "wrist in camera space, median"),
+    ("depth_error_mm", "its depth, median"),
+    ("depth_error_percent", "share of the depth, median"),
+)
 _MARKS: Final = (
     "Rows of `paper` are those of J. Park et al., HandOccNet, CVPR 2022, copied from its tables; rows of `this run` "
     "were measured here."
@@ -61,13 +66,16 @@ def headlines(summary: Summary) -> list[str]:
         f"  {kind} ({number})"
         for kind, number in sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0]))
     ]
-    means = summary.means()
+    means, medians = summary.means(), summary.medians()
     for name, what, unit in _HEADLINE:
         if name not in means or math.isnan(means[name].mean):
             continue
         row, digits = means[name], 2 if unit else 3
         interval = "" if math.isnan(row.low) else f"  [{row.low:.{digits}f}, {row.high:.{digits}f}]"
         lines.append(f"{what:<36} {row.mean:8.{digits}f} {unit:<2}{interval}")
+    for name, what in _PLACEMENT:
+        if name in medians:
+            lines.append(f"{what:<36} {medians[name]:8.2f} {'%' if name.endswith('percent') else 'mm'}")
     return lines
 
 

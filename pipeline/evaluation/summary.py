@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.evaluation.errors import ABOUT, MEASURED, MISSING, NO_TRUTH, REJECTED
+from pipeline.evaluation.measurement import PLACEMENT
 from pipeline.metrics import Breakdown, BreakdownRow
 from pipeline.records import Unit
 from pipeline.sinks.parts import Part, part_uri, read_metadata
@@ -42,7 +44,8 @@ class Summary:
     """What came of an evaluation, all units together.
 
     counts: hands by status. reasons: of those without a prediction or truth, by kind. datasets: hands by what their
-    labels say they are of. other_hand_models: hands whose labelled meshes belong to another hand model.
+    labels say they are of. other_hand_models: hands whose labelled meshes belong to another hand model. placement:
+    every hand's errors of the wrist in camera space, for their medians.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -53,6 +56,7 @@ class Summary:
     overall: Breakdown = field(default_factory=Breakdown)
     groups: Breakdown = field(default_factory=Breakdown)
     worst: list[WorstHand] = field(default_factory=list)
+    placement: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     @property
     def evaluated(self) -> int:
@@ -63,9 +67,14 @@ class Summary:
         """Returns the mean over all hands and its interval, by metric."""
         return {row.metric: row for row in self.overall.rows()}
 
+    def medians(self) -> dict[str, float]:
+        """Returns the medians of PLACEMENT, whose means a few hands that are far off would decide; {} without any."""
+        errors = {name: np.concatenate(parts) for name, parts in self.placement.items()}
+        return {name: float(np.median(values)) for name, values in errors.items() if len(values)}
+
 
 def summarise(output: str, units: Sequence[Unit], worst: int) -> Summary:
-    """Sums up the errors of units; memory grows with groups and with `worst`, not with hands."""
+    """Sums up the errors of units; memory grows with groups and with `worst`, and by 24 bytes for a placed hand."""
     summary = Summary()
     for unit, table in read_errors(output, units):
         _add(summary, table)
@@ -137,6 +146,8 @@ def _add(summary: Summary, table: pa.Table) -> None:
         for name in table.column_names
         if name not in ABOUT.names
     }
+    for name in errors.keys() & set(PLACEMENT):
+        summary.placement.setdefault(name, []).append(table[name].drop_null().to_numpy())
     sequences = table["sequence"].to_pylist()
     places = zip(table["source"].to_pylist(), table["key"].to_pylist(), sequences, strict=True)
     drawn = [sequence or f"{source}#{key}" for source, key, sequence in places]
@@ -160,8 +171,9 @@ def _note_worst(worst: list[WorstHand], unit: Unit, table: pa.Table, most: int) 
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
-    """Returns counts, means with their 95 % intervals, and the groups, as metrics.json holds them."""
+    """Returns counts, means with their 95 % intervals, medians of PLACEMENT, and groups, as metrics.json holds them."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
+    medians = summary.medians()
     for row in summary.groups.rows():
         if row.group_by != "all":
             groups.setdefault(row.group_by, {}).setdefault(row.group, {})[row.metric] = _plain(row)
@@ -169,7 +181,10 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "hands": {name: summary.counts[name] for name in (MEASURED, MISSING, NO_TRUTH, REJECTED)},
         "reasons": dict(sorted(summary.reasons.items())),
         "labels_of": dict(sorted(summary.datasets.items())),
-        "metrics": {name: _plain(row) for name, row in summary.means().items()},
+        "metrics": {
+            name: _plain(row) | ({"median": _number(medians[name])} if name in medians else {})
+            for name, row in summary.means().items()
+        },
         "by": groups,
     }
 

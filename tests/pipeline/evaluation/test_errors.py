@@ -3,19 +3,22 @@
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from model.mano.synthetic import synthetic_hand
 from pipeline.errors import ConfigError
 from pipeline.evaluation.matching import match_units
-from pipeline.evaluation.summary import read_errors, summarise
+from pipeline.evaluation.report import headlines
+from pipeline.evaluation.summary import read_errors, summarise, to_json
 from pipeline.inputs import find_inputs
-from tests.pipeline.evaluation.annotated import annotate
+from tests.pipeline.evaluation.annotated import Hand, annotate
 from tests.pipeline.evaluation.measured import MeasuredOutput, copy, measure
 
 Label = dict[str, Any]
@@ -37,6 +40,18 @@ def relabelled(shards: Path, to: Path, change: Callable[[Label], None]) -> Path:
                 member.size = len(data)
                 new.addfile(member, io.BytesIO(data))
     return to
+
+
+def labelled_hands(shards: Path) -> Iterator[tuple[str, Label]]:
+    """The labelled hands of shards in their order, with the keys of their samples."""
+    for shard in sorted(shards.glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            for member in archive:
+                if member.name.endswith(".json"):
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    for entry in json.loads(stream.read())["hands"]:
+                        yield member.name.removesuffix(".json"), entry
 
 
 def errors(measured: MeasuredOutput) -> list[dict[str, Any]]:
@@ -73,6 +88,40 @@ def test_meshes_of_another_hand_model_are_left_out_and_counted(shards: Path, tmp
     assert all(row["mpjpe_mm"] < 1e-3 and row["mpvpe_mm"] is None for row in rows)
     summary = summarise(measured.output, measured.units, 0)
     assert summary.other_hand_models == {"0123abcd": len(rows)}
+
+
+def test_hands_in_camera_space_are_measured_by_their_wrists(shards: Path, tmp_path: Path) -> None:
+    numbers = iter(range(1000))
+
+    def placed(key: str, hand: Hand) -> Hand:
+        number = next(numbers)
+        off = np.array([[0.003, 0, 0.004], [0, 0.012, -0.005], [0.06, 0, 0.08], [np.nan] * 3][number % 4])
+        return replace(hand, wrist=None if np.isnan(off).any() else true[key, number] + off)
+
+    true = {}
+    for number, (key, entry) in enumerate(labelled_hands(shards)):
+        true[key, number] = np.array(entry["root_3d"])
+    measured = measure(shards, annotate(shards, tmp_path / "predictions", placed), tmp_path / "out")
+    rows = errors(measured)
+    known = [row["translation_error_mm"] is not None for row in rows]
+    assert known == [number % 4 != 3 for number in range(len(rows))]
+    for row, in_place, in_depth in zip(rows[:3], (5, 13, 100), (4, 5, 80), strict=True):
+        assert row["translation_error_mm"] == pytest.approx(in_place, abs=0.01)
+        assert row["depth_error_mm"] == pytest.approx(in_depth, abs=0.01)
+        assert row["depth_error_percent"] == pytest.approx(in_depth / row["root"][2] / 10, rel=0.01)
+    summary = summarise(measured.output, measured.units, 0)
+    told = to_json(summary)["metrics"]
+    assert told["translation_error_mm"]["median"] == pytest.approx(13, abs=0.01)
+    assert told["translation_error_mm"]["samples"] == sum(known)
+    assert told["depth_error_mm"]["mean"] > 20 > told["depth_error_mm"]["median"]
+    assert any(line.startswith("its depth, median ") for line in headlines(summary))
+
+
+def test_hands_without_a_place_have_no_error_of_it(shards: Path, tmp_path: Path) -> None:
+    measured = measure(shards, annotate(shards, tmp_path / "predictions"), tmp_path / "out")
+    summary = summarise(measured.output, measured.units, 0)
+    assert summary.medians() == {}
+    assert to_json(summary)["metrics"]["depth_error_mm"]["samples"] == 0
 
 
 def test_labels_without_a_truth_or_none_at_all_are_counted_apart(shards: Path, tmp_path: Path) -> None:
