@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import render
+from pipeline.camera import project
 from pipeline.errors import DataError
 from pipeline.records import Sample, Unit
 from pipeline.render import Tile
@@ -91,12 +92,22 @@ def _strip(
     mesh = _mesh(output, row, faces)
     if mesh is not None:
         vertices, triangles = mesh
-        camera = render.weak_perspective(np.array(row["joints"]), joints_2d)
-        laid = render.draw_mesh(view.picture, vertices, camera.project(vertices), triangles)
+        laid = render.draw_mesh(view.picture, vertices, _points(view, row, vertices, joints_2d), triangles)
         side = render.side_view(vertices, triangles, size=CLOSE_UP)
         tiles += [Tile(_stamped(laid, stamp), "mesh"), Tile(_stamped(side, stamp), "from its side")]
     truth = _truth(view, row, sample, mesh)
     return Strip(row["instance_id"], (*tiles, *([] if truth is None else [Tile(truth, "ground truth")])))
+
+
+def _points(
+    view: "_CloseUp", row: Mapping[str, Any], vertices: NDArray[np.float32], joints_2d: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Returns the view's pixels of a mesh: as its camera sees it where it stands, or laid on the joints found."""
+    if row["translation"] is not None:
+        moved = vertices.astype(np.float64) + row["translation"]
+        if moved[:, 2].min() > 0:
+            return view.to_view(project(moved, np.array(row["camera"], np.float64)))
+    return render.weak_perspective(np.array(row["joints"]), joints_2d).project(vertices)
 
 
 def _stamped(picture: Picture, word: str | None) -> Picture:

@@ -7,16 +7,20 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from model.mano.layer import ManoLayer, wrist_relative
 from model.mano.synthetic import synthetic_hand
+from model.rotations import axis_angle_to_rotation
 from pipeline.camera import NO_CAMERA, NO_JOINTS, UNDETERMINED, place_hands, project
 from pipeline.synthesis.hands import HandKit
 from pipeline.synthesis.staging import place_hand, random_camera
 
 Floats = NDArray[np.float64]
 HANDS, SIZE = 60, 256
+CAMERA = np.array([480.0, 485.0, 310.0, 250.0])
 
 
 class Scene(NamedTuple):
@@ -172,6 +176,26 @@ def test_a_hand_that_says_nothing_has_no_place_and_costs_its_neighbours_nothing(
     assert found.problem == [reason if bad else None for bad in odd]
     assert np.isnan(found.translation[odd]).all()
     assert np.abs(found.translation - scene.wrists)[~odd].max() < 1e-12
+
+
+def test_smplx_puts_the_hand_where_the_translation_does_for_transl_translation_less_the_rest_wrist() -> None:
+    rng = np.random.default_rng(4)
+    layer = ManoLayer(synthetic_hand(), torch.float64)
+    pose, betas = torch.from_numpy(rng.normal(0, 0.4, (5, 16, 3))), torch.from_numpy(rng.normal(size=(5, 10)))
+    transl = rng.uniform((-0.2, -0.2, 0.4), (0.2, 0.2, 1.5), (5, 3))
+    out = layer(axis_angle_to_rotation(pose), betas)
+    _, joints = wrist_relative(out)
+    camera = np.tile(CAMERA, (5, 1))
+    # The layer's own frame is smplx's, whose transl moves all of it; its wrist is at rest wherever the hand turns.
+    pixels = project(out.joints_B21x3.numpy() + transl[:, None], camera)
+    translation = place_hands(joints.numpy(), pixels, np.ones((5, 21)), camera).translation
+    rest_wrist = (
+        layer(torch.eye(3, dtype=torch.float64).expand(5, 16, 3, 3), betas).joints_B21x3[:, 0].numpy()
+    )
+    assert np.abs(translation - rest_wrist - transl).max() < 1e-10
+    stored, _ = wrist_relative(out)
+    there = out.vertices_BV3.numpy() + transl[:, None]
+    assert np.abs(stored.numpy() + translation[:, None] - there).max() < 1e-10
 
 
 def test_no_hand_at_all_is_no_hand_placed() -> None:
