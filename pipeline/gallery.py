@@ -103,7 +103,7 @@ def _points(
     view: "_CloseUp", row: Mapping[str, Any], vertices: NDArray[np.float32], joints_2d: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Returns the view's pixels of a mesh: as its camera sees it where it stands, or laid on the joints found."""
-    if row["translation"] is not None:
+    if row["translation"] is not None and row["camera"] is not None:
         moved = vertices.astype(np.float64) + row["translation"]
         if moved[:, 2].min() > 0:
             return view.to_view(project(moved, np.array(row["camera"], np.float64)))
