@@ -101,7 +101,7 @@ def _strip(
 
 def _points(
     view: "_CloseUp", row: Mapping[str, Any], vertices: NDArray[np.float32], joints_2d: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating]:
     """Returns the view's pixels of a mesh: as its camera sees it where it stands, or laid on the joints found."""
     if row["translation"] is not None and row["camera"] is not None:
         moved = vertices.astype(np.float64) + row["translation"]
