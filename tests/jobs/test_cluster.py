@@ -198,9 +198,9 @@ def test_hands_found_in_films_on_s3_are_the_same_when_a_submitted_job_loses_a_no
     if not Path(default_model()).is_file():
         pytest.skip("no detector's model file: `handocc fetch-detector`")
     films = copies(shared / "real" / "videos" / "asl_hand_25fps.mp4", tmp_path)
-    names = ("whole.mp4", "cut-late.mp4", "overwritten.mp4")
+    names = ("whole.mp4", "overwritten.mp4")
     inputs = put_all(s3.bucket, {name: films[name] for name in names})[:1]
-    job = [*inputs, *MODEL, "--boxes", "detect", "--every", "12", "--unit-rows", "4"]
+    job = [*inputs, *MODEL, "--boxes", "detect", "--every", "24", "--unit-rows", "2"]
     calm = handocc("annotate", *job, "--output", f"{s3.bucket}/calm", timeout=900)
     assert calm.returncode == 1, calm.stderr
 
@@ -236,7 +236,7 @@ def test_hands_found_in_films_on_s3_are_the_same_when_a_submitted_job_loses_a_no
     assert_same(tmp_path / "out", tmp_path / "calm")
     summaries = [json.loads(storage.read(f"{s3.bucket}/{output}/summary.json")) for output in ("calm", "out")]
     assert summaries[0]["counts"] == summaries[1]["counts"]
-    assert summaries[0]["counts"]["hands_annotated"] > 40
+    assert summaries[0]["counts"]["hands_annotated"] > 20
 
 
 @pytest.mark.slow
