@@ -74,6 +74,10 @@ class Options:
     unit_rows: int | None = option(None, help="samples per unit of work; default: at most 256 MiB of crops")
     batch_size: int | None = option(None, help="crops per forward pass; default 16 on CPUs, 64 on GPUs")
     precision: Precision = option("fp32", help="arithmetic of the network")
+    tta: bool = option(
+        False,
+        help="look at every crop again, mirrored and shifted, for more quality columns; 4 times the network",
+    )
     actors: str | None = option(
         None, help="workers that hold the model, N or MIN:MAX; default: by what is there"
     )
@@ -200,6 +204,7 @@ def annotation(options: Options, choice: ModelChoice) -> Annotation:
         unit_rows=options.unit_rows,
         sampling=Sampling(options.every, options.fps),
         cameras=camera_rule(options.camera),
+        tta=options.tta,
     )
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "a network from training shards, on one machine or a cluster",
     "ablate": "a table of the paper's ablations, a training run per row",
     "evaluate": "predictions against labels: the benchmarks' metrics, tables and submission files",
+    "calibrate": "what a confidence is worth, learnt from annotations of labelled shards",
     "status": "what of an output is done, left and rejected",
     "compact": "merges the small parts of an output into bigger ones",
     "report": "pictures of an output: overlays and a gallery",

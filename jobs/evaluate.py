@@ -98,7 +98,7 @@ def run(options: Options) -> int:
     started = time.monotonic()
     _check(options)
     output = storage.canonical(options.output)
-    shards = _shards(options, output)
+    shards = labelled_shards(options.data, output)
     with contextlib.ExitStack() as until_done:
         join = functools.cache(lambda: until_done.enter_context(connect(options.address)))
         choice = _chosen(options, output)
@@ -111,7 +111,7 @@ def run(options: Options) -> int:
         if not options.overwrite:
             record.require_same(output, content, fingerprint)
         matched = _within(match_units(predicted.uri, shards), options.limit)
-        parts = _parts(predicted, matched)
+        parts = annotated_parts(predicted, matched)
         units = [unit.labelled for unit in matched]
         drop_others(output, units)
         done = measured_units(output, units, parts, fingerprint)
@@ -176,13 +176,16 @@ def _check(options: Options) -> None:
     actor_range(options.actors)
 
 
-def _shards(options: Options, output: str) -> list[Input]:
-    inputs, _ = find_inputs(options.data, output=output, note=say)
+def labelled_shards(data: Sequence[str], output: str) -> list[Input]:
+    """Returns the shards that --data names.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    inputs, _ = find_inputs(data, output=output, note=say)
     shards = [source for source in inputs if source.source == "webdataset"]
     if not shards:
-        raise ConfigError(
-            f"--data {' '.join(options.data)}: holds no .tar; `handocc prepare` writes labelled shards"
-        )
+        raise ConfigError(f"--data {' '.join(data)}: holds no .tar; `handocc prepare` writes labelled shards")
     return shards
 
 
@@ -225,7 +228,12 @@ def _within(matched: Sequence[MatchedUnit], limit: int | None) -> list[MatchedUn
     return [unit for unit in matched if unit.labelled.unit_id in taken]
 
 
-def _parts(predicted: Predicted, matched: Sequence[MatchedUnit]) -> dict[str, Part]:
+def annotated_parts(predicted: Predicted, matched: Sequence[MatchedUnit]) -> dict[str, Part]:
+    """Returns where the annotations of units lie, by unit id.
+
+    Raises:
+        ConfigError: some units are not annotated yet.
+    """
     parts = committed(predicted.uri, [unit.annotated for unit in matched], predicted.job["fingerprint"])
     if len(parts) < len(matched):
         raise ConfigError(

@@ -1,5 +1,6 @@
 """Weights files: ours (safetensors with the config inside), the authors', ImageNet's, and none at all."""
 
+import functools
 import hashlib
 import io
 import json
@@ -41,6 +42,18 @@ class LoadedWeights:
     hand_model: HandModel | None  # that a published checkpoint carries
     hand_model_name: str | None  # that the weights were trained on, where known
     notes: Mapping[str, str]
+    calibration: Mapping[str, Any] | None = (
+        None  # what `pipeline.calibration` learnt for them, as plain values
+    )
+
+    @functools.cached_property
+    def tensors_sha256(self) -> str:
+        """A digest of the network's tensors alone: the same whatever else the file says, and for either format."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load_weights(data: bytes, config: ModelConfig | None = None) -> LoadedWeights:
@@ -98,6 +111,7 @@ def save_weights(
     hand_model_name: str | None,
     notes: Mapping[str, str],
     half: bool = False,
+    calibration: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return a safetensors file with the config inside; `half` stores float16. MANO's arrays are never in it.
 
@@ -110,8 +124,40 @@ def save_weights(
             if not torch.isfinite(tensor).all():
                 raise ModelError(f"weights: {name} does not fit float16; save with half=False")
     about = {"config": config.to_dict(), "hand_model": hand_model_name, "notes": dict(notes)}
+    about |= {} if calibration is None else {"calibration": dict(calibration)}
+    return _to_file(tensors, about)
+
+
+def add_calibration(
+    data: bytes, calibration: Mapping[str, Any], *, config: ModelConfig | None, hand_model_name: str
+) -> bytes:
+    """Return a weights file as one of ours, with a calibration inside in place of any it had; its tensors stay.
+
+    Raises what `load_weights` does.
+    """
+    if _is_safetensors(data):
+        load_weights(data, config)
+        about = _about(data) | {"calibration": dict(calibration)}
+        return _to_file(safetensors.torch.load(data), about)
+    loaded = load_weights(data, config)
+    return save_weights(
+        loaded.network,
+        loaded.config,
+        hand_model_name=hand_model_name,
+        notes=loaded.notes,
+        calibration=calibration,
+    )
+
+
+def _to_file(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
     metadata = {_METADATA_KEY: json.dumps(about, sort_keys=True)}
-    return safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, metadata)
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+
+
+def _about(data: bytes) -> dict[str, Any]:
+    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+    about: dict[str, Any] = json.loads(header["__metadata__"][_METADATA_KEY])
+    return about
 
 
 def load_imagenet_resnet50(network: nn.Module, data: bytes) -> None:
@@ -129,12 +175,14 @@ def load_imagenet_resnet50(network: nn.Module, data: bytes) -> None:
 def _load_own(data: bytes, config: ModelConfig | None, sha256: str) -> LoadedWeights:
     try:
         tensors = safetensors.torch.load(data)
-        header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
-        about = json.loads(header["__metadata__"][_METADATA_KEY])
+        about = _about(data)
         own = config_from_dict(about["config"])
         hand_model_name, notes = about["hand_model"], dict(about["notes"])
         if not isinstance(hand_model_name, str | None):
             raise TypeError(f"hand_model is {hand_model_name!r}")
+        calibration = about.get("calibration")
+        if not isinstance(calibration, dict | None):
+            raise TypeError(f"calibration is a {type(calibration).__name__}")
     except ModelError:
         raise
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -161,6 +209,7 @@ def _load_own(data: bytes, config: ModelConfig | None, sha256: str) -> LoadedWei
         hand_model=None,
         hand_model_name=hand_model_name,
         notes=notes,
+        calibration=calibration,
     )
 
 

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from model.crop import CropRule
+from model.mano.anatomy import anatomy_of
 from model.mano.asset import HandModel
 from model.mano.joints import JOINT_NAMES
 from model.mano.layer import ManoLayer
 from model.predictor import Precision, Predictor
 from model.weights import LoadedWeights
 from pipeline.boxes.box_source import BoxSource
+from pipeline.calibration import Calibration
 from pipeline.flow import Flow, Stage, Step, Workers
 from pipeline.intrinsics import CameraRule
 from pipeline.records import SCHEMA_VERSION
@@ -23,12 +25,14 @@ from pipeline.sources.sampling import Sampling
 from pipeline.stages.decode_and_crop import DecodeAndCrop
 from pipeline.stages.infer import Infer
 from pipeline.stages.place import Place
+from pipeline.stages.score import Score
 from pipeline.stages.write import Write
 
 # Writing waits for storage most of the time. It must find room while decoding fills the machine, or nothing is
 # committed until all is decoded: actors claim fractions that leave some (`pipeline.flow.spread`). What is cheap
 # besides claims the same, so that Ray makes one task of it and writing.
 WRITE_CPUS = 0.01
+UNCALIBRATED = "heatmap peak mass, uncalibrated"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Annotation:
     boxes: finds the hands; boxes_identity: what tells it from another one (a table's URI and version).
     meshes: none, ply or tar. unit_rows: samples per unit, None for the default rule.
     sampling: which frames of films are taken. cameras: which camera a hand is seen by.
+    tta: the network looks at every crop again, for quality columns.
+
+    Raises:
+        ConfigError: the weights carry a calibration that was not learnt with them.
     """
 
     weights: LoadedWeights
@@ -52,6 +60,21 @@ class Annotation:
     unit_rows: int | None
     sampling: Sampling = Sampling()
     cameras: CameraRule = CameraRule()
+    tta: bool = False
+
+    def __post_init__(self) -> None:
+        if self.calibration is not None:
+            self.calibration.require_for(
+                tensors_sha256=self.weights.tensors_sha256,
+                model=self.weights.config.name,
+                hand_model=self.hand_model.name,
+            )
+
+    @functools.cached_property
+    def calibration(self) -> Calibration | None:
+        """What the weights carry, if they do."""
+        stored = self.weights.calibration
+        return None if stored is None else Calibration.from_json(stored)
 
     @property
     def content(self) -> dict[str, Any]:
@@ -68,6 +91,7 @@ class Annotation:
             "precision": self.precision,
             "unit_rows": self.unit_rows,
             **asdict(self.sampling),
+            "tta": self.tta,
             "meshes": self.meshes,
             "vertices": self.vertices,
         }
@@ -85,6 +109,7 @@ class Annotation:
             "schema_version": SCHEMA_VERSION,
             "model": self.weights.config.name,
             "weights_sha256": self.weights.sha256,
+            "weights_tensors_sha256": self.weights.tensors_sha256,
             "weights_trained": "yes" if self.weights.trained else "no",
             "weights_trained_on": self.weights.notes.get("trained on", "not stated"),
             "hand_model": self.hand_model.name,
@@ -96,7 +121,7 @@ class Annotation:
             "units": "metres, radians, pixels",
             "axes": "x right, y down, z away; wrist at the origin; pixel centres at integers",
             "camera": self.cameras.identity,
-            "confidence": "heatmap peak mass, uncalibrated",
+            "confidence": UNCALIBRATED if self.calibration is None else self.calibration.describe(self.tta),
             "fingerprint": self.fingerprint,
         }
 
@@ -116,7 +141,10 @@ class Annotation:
             precision=self.precision,
             batch_size=batch_size,
             threads=workers.threads,
+            tta=self.tta,
         )
+        curve = None if self.calibration is None else self.calibration.curve(self.tta)
+        score = Score(anatomy_of(self.hand_model), curve)
         write = Write(
             output,
             meshes=self.meshes,
@@ -132,6 +160,7 @@ class Annotation:
                     "infer", infer, cpus=workers.actor_cpus, gpus=workers.actor_gpus, actors=workers.actors
                 ),
                 Stage("place", functools.partial(_itself, Place()), cpus=WRITE_CPUS),
+                Stage("score", functools.partial(_itself, score), cpus=WRITE_CPUS),
                 Stage("write", functools.partial(_itself, write), cpus=WRITE_CPUS),
             ),
         )
@@ -149,8 +178,12 @@ def make_infer(
     precision: Precision,
     batch_size: int,
     threads: int,
+    tta: bool,
 ) -> Infer:
     """Builds the stage that holds the model, in the worker where it will run."""
     torch.set_num_threads(threads)
     layer = ManoLayer(hand_model)
-    return Infer(Predictor(weights.network, layer, device=device, precision=precision, batch_size=batch_size))
+    predictor = Predictor(
+        weights.network, layer, device=device, precision=precision, batch_size=batch_size, tta=tta
+    )
+    return Infer(predictor)

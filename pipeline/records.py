@@ -47,6 +47,8 @@ _IDENTITY = [
 HANDS = pa.schema(
     [
         *_IDENTITY,
+        pa.field("crop_outside", pa.float32()),
+        pa.field("sharpness", pa.float32()),
         pa.field("crop_to_image", pa.list_(pa.float64(), 6), nullable=False),
         pa.field("mirrored", pa.bool_(), nullable=False),
         pa.field("ledger_row", pa.int32(), nullable=False),
@@ -68,6 +70,16 @@ ANNOTATIONS = pa.schema(
         pa.field("confidence", pa.float32(), nullable=False),
         pa.field("joint_confidence", _vector(21), nullable=False),
         pa.field("mesh", pa.string()),
+        # What `pipeline.quality` says of the hand; none of it needs a label.
+        pa.field("crop_outside", pa.float32()),
+        pa.field("sharpness", pa.float32()),
+        pa.field("heatmap_entropy", pa.float32()),
+        pa.field("reprojection_error", pa.float32()),
+        pa.field("bone_deviation", pa.float32()),
+        pa.field("joint_limit_excess", pa.float32()),
+        pa.field("flip_error_mm", pa.float32()),
+        pa.field("shift_error_mm", pa.float32()),
+        pa.field("expected_error_mm", pa.float32()),
     ]
 )
 """One row per annotated hand; `vertices` is left out of the file unless it is asked for."""

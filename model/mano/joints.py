@@ -45,6 +45,9 @@ MANO_FROM_SIMPLE: Final = HO3D_FROM_SIMPLE[:MANO_JOINT_COUNT]
 # Where the five tips stand in it, thumb to little.
 TIPS_IN_SIMPLE: Final = (4, 8, 12, 16, 20)
 
+# Of each finger its first joint in MANO's order, and its place among the tips.
+FIRST_TO_TIP: Final = ((13, 0), (1, 1), (4, 2), (10, 3), (7, 4))
+
 # Mesh vertices taken as the tips of thumb, index, middle, ring, little. The sets in use differ by some mm:
 # shards and annotations name theirs.
 FINGERTIP_VERTICES: Final[dict[str, FingertipVertices]] = {

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.crop import CropAffine, CropRule, crop_affine, crop_box, crop_image, to_uint8
 from model.errors import ModelError
+from pipeline import quality
 from pipeline.boxes.box_source import BoxSource
 from pipeline.errors import DataError
 from pipeline.intrinsics import CameraRule, KnownCamera
@@ -128,6 +129,7 @@ class _Page:
         shape: Sequence[int],
         camera: KnownCamera | None,
     ) -> None:
+        part = quality.shown_part(affine, image_width=shape[1], image_height=shape[0])
         place = sample.key if sample.frame_index is None else str(sample.frame_index)
         self.hands.append(
             {
@@ -146,6 +148,8 @@ class _Page:
                 "bbox_source": hand.bbox_source,
                 "camera": None if camera is None else list(camera.camera),
                 "camera_source": None if camera is None else camera.source,
+                "crop_outside": quality.crop_outside(part),
+                "sharpness": quality.sharpness(crop, part),
                 "crop_to_image": affine.crop_to_image.reshape(-1).tolist(),
                 "mirrored": hand.side == "left",
                 "ledger_row": len(self.ledger),

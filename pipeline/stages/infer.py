@@ -1,7 +1,6 @@
 """The second stage: holds the model and turns crops into annotations."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +43,7 @@ def annotate(hands: pa.Table, predictions: Predictions, crop_size: int) -> pa.Ta
     joints_2d = np.stack(
         [joints_to_image(joints, affine) for joints, affine in zip(in_crop, affines, strict=True)]
     )
-    columns: Mapping[str, NDArray[Any]] = {
+    columns: dict[str, NDArray[Any]] = {
         "global_orient": predictions.global_orient,
         "hand_pose": predictions.hand_pose,
         "betas": predictions.betas,
@@ -53,7 +52,11 @@ def annotate(hands: pa.Table, predictions: Predictions, crop_size: int) -> pa.Ta
         "vertices": predictions.vertices,
         "confidence": predictions.confidence,
         "joint_confidence": predictions.joint_confidence,
+        "heatmap_entropy": predictions.heatmap_entropy,
     }
+    for name in ("flip_error_mm", "shift_error_mm"):
+        error_mm = getattr(predictions, name)
+        columns |= {} if error_mm is None else {name: error_mm}
     arrays = []
     for item in ANNOTATIONS:
         if item.name in columns:

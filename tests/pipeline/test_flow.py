@@ -65,7 +65,7 @@ def test_both_runners_write_the_same_bytes(tmp_path: Path, shards: Path) -> None
             ray.shutdown()
         assert sum(record.counts.samples for record in records) == 24
         assert all(
-            set(record.seconds) == {"decode_and_crop", "infer", "place", "write"} for record in records
+            set(record.seconds) == {"decode_and_crop", "infer", "place", "score", "write"} for record in records
         )
         written.append(files(output))
     assert written[0].keys() == written[1].keys()
@@ -94,7 +94,7 @@ def test_decoding_and_inference_claim_differently_so_that_ray_keeps_them_apart()
     for cpus, gpus in ((1, 0), (2, 0), (16, 0), (16, 2)):
         stages = job().flow("out", spread(cpus, gpus, actors=None, gpus_per_actor=None), 16).stages
         claims = {stage.name: (stage.cpus, stage.gpus) for stage in stages}
-        crop, infer, place, write = claims.values()
+        crop, infer, place, score, write = claims.values()
         assert crop != infer != place
         # What is cheap runs in one task with writing.
-        assert place == write
+        assert place == score == write

@@ -1,8 +1,8 @@
 """Outputs of annotate whose hands are the labels' own, or wrong in a known way, written without a network."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,15 @@ FINGERPRINT = "f" * 64
 
 @dataclass(frozen=True)
 class Hand:
-    """What is predicted of a labelled hand: joints (21, 3) and vertices (778, 3), wrist at the origin."""
+    """What is predicted of a labelled hand: joints (21, 3) and vertices (778, 3), wrist at the origin.
+
+    columns: what its row says otherwise than the label's.
+    """
 
     joints: NDArray[np.float64]
     vertices: NDArray[np.float64]
     wrist: NDArray[np.float64] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     def moved(self, by: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> "Hand":
         return replace(self, joints=by(self.joints), vertices=by(self.vertices))
@@ -43,7 +47,13 @@ def unchanged(_key: str, hand: Hand) -> Hand:
 
 
 def annotate(
-    shards: Path, output: Path, change: Change = unchanged, *, vertices: bool = True, rows: int = 5
+    shards: Path,
+    output: Path,
+    change: Change = unchanged,
+    *,
+    vertices: bool = True,
+    rows: int = 5,
+    tensors_sha256: str = "0" * 64,
 ) -> Path:
     """Writes an output for the shards of a folder; where `change` gives None the hand is rejected."""
     inputs, _ = find_inputs([f"{shards}/*.tar"])
@@ -54,10 +64,11 @@ def annotate(
     hand_model = synthetic_hand()
     job = {
         "command": "annotate",
-        "content": {"boxes": "given", "vertices": vertices},
+        "content": {"boxes": "given", "vertices": vertices, "tta": True},
         "fingerprint": FINGERPRINT,
         "conventions": {
             "model": "tiny",
+            "weights_tensors_sha256": tensors_sha256,
             "fingertip_vertices": ",".join(map(str, hand_model.fingertip_vertices)),
         },
         "weights": {"trained": True, "source": "truth", "sha256": "0" * 64},
@@ -127,17 +138,18 @@ def _row(unit: Unit, key: str, index: int, entry: dict[str, Any], hand: Hand) ->
         "translation": None if hand.wrist is None else hand.wrist.tolist(),
         "confidence": 0.5,
         "joint_confidence": [0.5] * 21,
+        **hand.columns,
     }
 
 
 def _table(hands: list[dict[str, Any]], predicted: list[Hand]) -> pa.Table:
     points = {name: np.array([getattr(hand, name) for hand in predicted]) for name in ("joints", "vertices")}
     arrays = []
-    for field in ANNOTATIONS:
-        if field.name in points:
-            shape = (0, 21, 3) if field.name == "joints" else (0, 778, 3)
-            values = points[field.name] if predicted else np.zeros(shape)
-            arrays.append(fixed_lists(values, field.type))
+    for column in ANNOTATIONS:
+        if column.name in points:
+            shape = (0, 21, 3) if column.name == "joints" else (0, 778, 3)
+            values = points[column.name] if predicted else np.zeros(shape)
+            arrays.append(fixed_lists(values, column.type))
         else:
-            arrays.append(pa.array([row.get(field.name) for row in hands], field.type))
+            arrays.append(pa.array([row.get(column.name) for row in hands], column.type))
     return pa.Table.from_arrays(arrays, schema=ANNOTATIONS)

@@ -1,0 +1,267 @@
+"""`handocc calibrate`: what a confidence is worth, learnt from annotations of labelled shards."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+
+from jobs import evaluate, record
+from jobs.console import say
+from jobs.evaluate import annotated_parts, labelled_shards
+from jobs.model_choice import read_file
+from jobs.options import option
+from jobs.predictions import Predicted, stored
+from model.config import preset
+from model.errors import ModelError
+from model.weights import LoadedWeights, add_calibration, load_weights
+from pipeline import lease, storage
+from pipeline.calibration import (
+    ALWAYS,
+    WITH_TTA,
+    Calibration,
+    fit_curve,
+    held_out,
+    require_learnable,
+)
+from pipeline.charts import Picture
+from pipeline.errors import ConfigError
+from pipeline.evaluation.graded import GradedHands, read_graded
+from pipeline.evaluation.matching import match_units
+from pipeline.evaluation.reliability import HeldOut, coverage_chart, judge, reliability_chart
+
+EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Learns from labelled shards what an annotation's quality columns say of its error, and how well they say it."""
+
+    predictions: str = option(help="an output of annotate (--boxes given) of these shards; better with --tta")
+    data: tuple[str, ...] = option(help="the labelled shards: what prepare or synthesize wrote")
+    output: str = option(
+        help="folder or URI that takes calibration.json, metrics.json, the diagrams and the weights"
+    )
+    weights: str | None = option(
+        None, help="the weights that annotated: a copy with the calibration inside goes to the output"
+    )
+    model: str | None = option(None, help="of --weights, where they do not say it: paper, release or tiny")
+    threshold_mm: float = option(10.0, help="a hand is good if its PA-MPJPE is below this")
+    hands: int = option(200_000, help="learn from so many at most, drawn by picture")
+    folds: int = option(5, help="what the figures hold for is learnt without the fold that it is measured on")
+    seed: int = option(0, help="of drawing pictures and dealing them to folds")
+    overwrite: bool = option(False, help="do anew what another job left in the output")
+    address: str | None = option(None, help="a Ray cluster; default: this machine")
+
+
+def run(options: Options) -> int:
+    """Measures the annotations, learns from their errors, and shows on held-out pictures what that is worth."""
+    _check(options)
+    output = storage.canonical(options.output)
+    predicted = _predicted(options)
+    weights = _weights(options, predicted, output)
+    content = {
+        "predictions": predicted.uri,
+        "predictions_fingerprint": predicted.job["fingerprint"],
+        "data": sorted(storage.redacted(storage.canonical(uri)) for uri in options.data),
+        "weights_sha256": None if weights is None else weights.loaded.sha256,
+        **{name: getattr(options, name) for name in ("threshold_mm", "hands", "folds", "seed")},
+    }
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    if not options.overwrite:
+        record.require_same(output, content, fingerprint)
+    storage.require_writable(output)
+    with lease.hold(output):
+        storage.sweep(output)
+        record.write(output, "job.json", _job_json(options, content, fingerprint))
+        status = evaluate.run(
+            evaluate.Options(
+                data=options.data,
+                dataset="shards",
+                output=storage.join(output, EVALUATION),
+                predictions=options.predictions,
+                worst=0,
+                overwrite=options.overwrite,
+                address=options.address,
+            )
+        )
+        graded = _graded(options, predicted, output)
+        require_learnable(graded.errors_mm, options.threshold_mm)
+        calibration, shown = _learn(options, predicted, graded)
+        _write(output, calibration, shown, graded, weights)
+    for line in _lines(calibration, shown, graded):
+        print(line)
+    print(f"results: {output}")
+    return status
+
+
+def _check(options: Options) -> None:
+    for name, least in (("hands", 100), ("folds", 2), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")
+    if not options.threshold_mm > 0:
+        raise ConfigError(f"--threshold-mm {options.threshold_mm:g}: must be more than 0")
+
+
+def _predicted(options: Options) -> Predicted:
+    predicted = stored(options.predictions, None)
+    if "tta" not in predicted.job["content"]:
+        raise ConfigError(
+            f"--predictions {options.predictions}: annotated by a version without the quality columns; annotate anew"
+        )
+    return predicted
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A weights file, and where its copy goes."""
+
+    data: bytes
+    loaded: LoadedWeights
+    uri: str
+
+
+def _weights(options: Options, predicted: Predicted, output: str) -> _Weights | None:
+    """Returns the weights that annotated.
+
+    Raises:
+        ConfigError: they are others, or the copy would lie where they do.
+    """
+    if options.weights is None:
+        return None
+    if options.weights.startswith("random:"):
+        raise ConfigError(
+            f"--weights {options.weights}: an untrained network has no file to keep a calibration in"
+        )
+    data = read_file(options.weights, "--weights")
+    try:
+        loaded = load_weights(data, None if options.model is None else preset(options.model))
+    except ModelError as error:
+        raise ConfigError(f"--weights {options.weights}: {error}") from error
+    if loaded.tensors_sha256 != predicted.job["conventions"]["weights_tensors_sha256"]:
+        raise ConfigError(
+            f"--weights {options.weights}: the predictions were made with other weights, sha256 "
+            f"{predicted.job['weights']['sha256'][:8]}; annotate with these, or name those"
+        )
+    name = storage.name_of(storage.canonical(options.weights)).rpartition(".")
+    uri = storage.join(output, f"{name[0] or name[2]}.safetensors")
+    if uri == storage.canonical(options.weights):
+        raise ConfigError(
+            f"--output {options.output}: the calibrated copy would replace --weights; use another"
+        )
+    return _Weights(data, loaded, uri)
+
+
+def _graded(options: Options, predicted: Predicted, output: str) -> GradedHands:
+    evaluation = storage.join(output, EVALUATION)
+    matched = match_units(predicted.uri, labelled_shards(options.data, evaluation))
+    return read_graded(
+        predicted.uri,
+        evaluation,
+        [unit.labelled for unit in matched],
+        annotated_parts(predicted, matched),
+        names=WITH_TTA if predicted.job["content"]["tta"] else ALWAYS,
+        folds=options.folds,
+        most=options.hands,
+        seed=options.seed,
+    )
+
+
+def _learn(options: Options, predicted: Predicted, graded: GradedHands) -> tuple[Calibration, list[HeldOut]]:
+    """Returns the calibration by all hands, and what curves learnt in the same way say of hands that they never saw."""
+    names = [ALWAYS, WITH_TTA] if predicted.job["content"]["tta"] else [ALWAYS]
+    shown = [HeldOut("heatmap peak mass, before", graded.peak_mass, None)]
+    curves = []
+    for some in names:
+        features = graded.features[:, : len(some)]
+        curves.append(fit_curve(features, graded.errors_mm, options.threshold_mm, some))
+        confidence, expected = held_out(features, graded.errors_mm, graded.folds, options.threshold_mm, some)
+        shown.append(
+            HeldOut("calibrated" if some is ALWAYS else "calibrated, with --tta", confidence, expected)
+        )
+    conventions = predicted.job["conventions"]
+    calibration = Calibration(
+        threshold_mm=options.threshold_mm,
+        tensors_sha256=conventions["weights_tensors_sha256"],
+        model=conventions["model"],
+        hand_model=predicted.job["hand_model"],
+        learnt_on=", ".join(sorted(storage.redacted(uri) for uri in options.data)),
+        hands=len(graded.errors_mm),
+        curves=tuple(curves),
+    )
+    return calibration, shown
+
+
+def _write(
+    output: str,
+    calibration: Calibration,
+    shown: list[HeldOut],
+    graded: GradedHands,
+    weights: _Weights | None,
+) -> None:
+    """Writes the diagrams, the figures and the calibration, and last the weights that carry it."""
+    errors, threshold = graded.errors_mm, calibration.threshold_mm
+    for name, picture in {
+        "reliability.png": reliability_chart(shown, errors, threshold),
+        "coverage.png": coverage_chart(shown, errors),
+    }.items():
+        storage.put(storage.join(output, name), _png(picture))
+    metrics = {
+        "threshold_mm": threshold,
+        "hands": {"measured": graded.measured, "used": len(errors)},
+        "good": float((errors < threshold).mean()),
+        "pa_mpjpe_mm": float(errors.mean()),
+        "held_out": {each.name: judge(each, errors, threshold) for each in shown},
+    }
+    record.write(output, "metrics.json", metrics)
+    content = calibration.to_json()
+    record.write(output, "calibration.json", content)
+    if weights is not None:
+        data = add_calibration(
+            weights.data, content, config=weights.loaded.config, hand_model_name=calibration.hand_model
+        )
+        storage.put(weights.uri, data)
+        say(f"weights with the calibration inside: {weights.uri}")
+
+
+def _lines(calibration: Calibration, shown: list[HeldOut], graded: GradedHands) -> list[str]:
+    errors, threshold = graded.errors_mm, calibration.threshold_mm
+    lines = [
+        f"{len(errors)} hands, PA-MPJPE {errors.mean():.2f} mm, {(errors < threshold).mean():.0%} below "
+        f"{threshold:g} mm; by confidence, each hand's learnt without its fold:",
+        f"{'':<28}    ECE  AUROC   AURC  best half  random half",
+    ]
+    for each in shown:
+        found = judge(each, errors, threshold)
+        lines.append(
+            f"{each.name:<28} {found['ece']:6.3f} {found['auroc']:6.3f} {found['aurc_mm']:6.2f} "
+            f"{found['best_half_mm']:7.2f} mm {found['random_half_mm']['mean']:9.2f} mm "
+            f"({-found['best_half_is_lower_by']:+.0%})"
+        )
+    return lines
+
+
+def _job_json(options: Options, content: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    return {
+        "command": "calibrate",
+        "options": record.without_secrets(asdict(options)),
+        "content": content,
+        "fingerprint": fingerprint,
+        "versions": record.versions(),
+        "machine": record.machine(),
+    }
+
+
+def _png(picture: Picture) -> bytes:
+    done, data = cv2.imencode(".png", picture[..., ::-1])
+    assert done, "OpenCV could not encode a picture of our own"
+    return data.tobytes()
+
+
+if __name__ == "__main__":
+    from jobs.cli import command
+
+    command(["calibrate", *sys.argv[1:]])

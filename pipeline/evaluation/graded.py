@@ -1,0 +1,90 @@
+"""Annotated hands with their errors: what a calibration is learnt on."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.calibration import Floats, features_of, peak_mass
+from pipeline.evaluation.errors import MEASURED
+from pipeline.evaluation.summary import read_errors
+from pipeline.records import Unit
+from pipeline.sinks.parts import Part, read_table
+
+ERROR = "pa_mpjpe_mm"
+
+
+@dataclass(frozen=True)
+class GradedHands:
+    """N hands, in an order that depends on nothing but their names.
+
+    features: (N, F). errors_mm: PA-MPJPE. peak_mass: their confidence before any calibration. folds: a number per
+    picture, 0 to folds - 1: hands of one picture stay together. measured: how many there were to choose from.
+    """
+
+    features: Floats
+    errors_mm: Floats
+    peak_mass: Floats
+    folds: NDArray[np.int64]
+    measured: int
+
+
+def read_graded(
+    predictions: str,
+    evaluation: str,
+    units: Sequence[Unit],
+    parts: Mapping[str, Part],
+    *,
+    names: Sequence[str],
+    folds: int,
+    most: int,
+    seed: int,
+) -> GradedHands:
+    """Reads annotations and errors unit by unit, and keeps `most` hands, drawn by picture with the seed.
+
+    evaluation: what `handocc evaluate` wrote about them, for the same units.
+    """
+    kept = np.empty((0, 4 + len(names)))
+    measured = 0
+    for unit, errors in read_errors(evaluation, units, ["key", "hand_index", "status", ERROR]):
+        errors = errors.filter(pc.and_(pc.equal(errors["status"], MEASURED), pc.is_valid(errors[ERROR])))
+        rows = _rows(read_table(predictions, "annotations", parts[unit.unit_id]), errors, unit, names, seed)
+        measured += len(rows)
+        kept = np.concatenate([kept, rows])
+        if len(kept) > 2 * most:
+            kept = _first(kept, most)
+    kept = _first(kept, most)
+    # A picture's hands have one lot, and so one fold.
+    lots = (kept[:, 1] * folds).astype(np.int64)
+    return GradedHands(kept[:, 4:], kept[:, 2], kept[:, 3], lots, measured)
+
+
+def _rows(
+    annotations: pa.Table, errors: pa.Table, unit: Unit, names: Sequence[str], seed: int
+) -> NDArray[np.float64]:
+    """Returns two lots, error, peak mass and features of each measured hand of a unit."""
+    places = zip(annotations["key"].to_pylist(), annotations["hand_index"].to_pylist(), strict=True)
+    row_of = {place: row for row, place in enumerate(places)}
+    keys = errors["key"].to_pylist()
+    wanted = [row_of[place] for place in zip(keys, errors["hand_index"].to_pylist(), strict=True)]
+    hands = annotations.take(pa.array(wanted, pa.int64()))
+    lots = np.array([_lots(unit, key, seed) for key in keys]).reshape(-1, 2)
+    about = np.stack([errors[ERROR].to_numpy(), peak_mass(hands)], axis=1)
+    return np.concatenate([lots, about, features_of(hands, names)], axis=1)
+
+
+def _lots(unit: Unit, key: str, seed: int) -> tuple[float, float]:
+    """Returns two numbers in [0, 1) that a picture draws: which are kept, and which are held out together."""
+    name = f"{seed}#{storage.name_of(unit.input)}#{key}"
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6]) / 2**48, int.from_bytes(digest[6:12]) / 2**48
+
+
+def _first(rows: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    # By all columns: hands of one picture have the same lots.
+    return rows[np.lexsort(rows.T[::-1])][:most]

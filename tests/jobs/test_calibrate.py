@@ -1,0 +1,218 @@
+"""`handocc calibrate` through the command: on labels and annotations whose errors the quality columns give away."""
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs.cli import main
+from model.config import preset
+from model.mano.synthetic import synthetic_hand
+from model.weights import LoadedWeights, load_weights, random_weights, save_weights
+from pipeline import local
+from pipeline.annotation import Annotation
+from tests.pipeline.evaluation.annotated import Hand, annotate
+from tests.pipeline.test_flow import WORKERS, job
+
+PICTURES = 80
+QUALITY = (
+    "heatmap_entropy",
+    "bone_deviation",
+    "joint_limit_excess",
+    "crop_outside",
+    "sharpness",
+    "flip_error_mm",
+)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of pictures with two hands each, of which only the labels mean anything."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rng, picture = np.random.default_rng(0), io.BytesIO()
+    Image.new("RGB", (160, 160), (90, 80, 70)).save(picture, "PNG")
+    rest = synthetic_hand().J_regressor @ synthetic_hand().v_template
+    base = np.concatenate([rest, rest[11:]])
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for number in range(PICTURES // 2):
+                joints = [base + rng.normal(0, 0.004, (21, 3)) + (0, 0, 0.5) for _ in range(2)]
+                hands = [
+                    {"bbox": [20 + 50 * n, 30, 60, 70], "side": side, "joints_3d": joints[n].tolist()}
+                    for n, side in enumerate(("right", "left"))
+                ]
+                label = {"camera": [200, 200, 80, 80], "split": "test", "dataset": "made", "hands": hands}
+                for ending, data in (("png", picture.getvalue()), ("json", json.dumps(label).encode())):
+                    member = tarfile.TarInfo(f"{number:04d}.{ending}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights, as training leaves it."""
+    made = random_weights(preset("tiny"), 0)
+    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    data = save_weights(
+        made.network, made.config, hand_model_name=synthetic_hand().name, notes={"epoch": "3"}
+    )
+    path.write_bytes(data)
+    return path
+
+
+def loaded(path: Path) -> LoadedWeights:
+    return load_weights(path.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def predictions(labelled: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Annotations that are 2 to 20 mm off, which their 2D joints give away and nothing else does."""
+    rng = np.random.default_rng(1)
+
+    def off(_key: str, hand: Hand) -> Hand:
+        error = 0.002 * 10 ** rng.random()
+        wrong = hand.joints + rng.normal(0, error, (21, 3))
+        told = {name: float(rng.random()) for name in QUALITY}
+        told |= {"reprojection_error": error * np.exp(rng.normal(0, 0.2)), "shift_error_mm": 1000 * error}
+        return replace(hand, joints=wrong, columns=told)
+
+    output = tmp_path_factory.mktemp("predictions")
+    return annotate(labelled, output, off, vertices=False, tensors_sha256=loaded(weights).tensors_sha256)
+
+
+def calibrate(predictions: Path, labelled: Path, output: Path, *more: str | Path) -> int:
+    arguments = ["calibrate", "--predictions", predictions, "--data", f"{labelled}/*.tar", "--output", output]
+    return main([str(word) for word in [*arguments, *more]])
+
+
+@pytest.mark.ray
+def test_a_calibration_is_learnt_shown_kept_in_the_weights_and_written_by_annotate(
+    labelled: Path,
+    weights: Path,
+    predictions: Path,
+    shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    assert calibrate(predictions, labelled, output, "--weights", weights) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    before, plain, second = metrics["held_out"].values()
+    assert metrics["hands"] == {"measured": 2 * PICTURES, "used": 2 * PICTURES}
+    assert before["auroc"] == 0.5
+    assert before["best_half_is_lower_by"] == pytest.approx(0, abs=0.05)
+    assert plain["auroc"] > 0.85
+    assert second["auroc"] > plain["auroc"]
+    assert second["best_half_is_lower_by"] > 0.25
+    assert second["ece"] < 0.15
+    for name in ("reliability.png", "coverage.png"):
+        assert Image.open(output / name).size == (720, 540)
+    assert "best half" in capsys.readouterr().out
+
+    own, theirs = loaded(weights), loaded(output / "best.safetensors")
+    assert theirs.calibration == json.loads((output / "calibration.json").read_text())
+    assert theirs.tensors_sha256 == own.tensors_sha256
+    assert theirs.sha256 != own.sha256
+    assert theirs.notes == own.notes
+
+    calibrated = written(theirs, shards, tmp_path / "calibrated")
+    plainly = written(own, shards, tmp_path / "plain")
+    assert calibrated.schema.metadata[b"confidence"].startswith(b"calibrated: probability that PA-MPJPE < 10")
+    assert plainly.schema.metadata[b"confidence"] == b"heatmap peak mass, uncalibrated"
+    assert plainly["expected_error_mm"].null_count == plainly.num_rows
+    assert calibrated["joints"] == plainly["joints"]
+    rows = np.stack([calibrated[name].to_numpy() for name in ("confidence", "expected_error_mm")])
+    confidence, expected = rows[:, np.argsort(rows[0])]
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+    assert (np.diff(expected) <= 0).all()
+
+    # The same command again finds everything measured; another request is refused.
+    assert calibrate(predictions, labelled, output, "--weights", weights) == 0
+    again = json.loads((output / "evaluation" / "metrics.json").read_text())
+    assert again["this_run"]["units"] == 0
+    assert calibrate(predictions, labelled, output, "--threshold-mm", "8") == 2
+    assert "threshold_mm was 10.0 and is 8.0" in capsys.readouterr().err
+
+
+def written(weights: LoadedWeights, shards: Path, output: Path) -> "pq.Table":
+    """What annotate writes of a shard with these weights, without Ray."""
+    from pipeline.inputs import find_inputs
+    from pipeline.sources import SOURCES
+    from pipeline.units import settle
+
+    made: Annotation = replace(job(), weights=weights, meshes="none", vertices=False, unit_rows=None)
+    inputs, _ = find_inputs([str(sorted(shards.glob("*.tar"))[0])])
+    settled = settle(
+        str(output),
+        inputs,
+        unit_rows=None,
+        crop_size=weights.config.input_size,
+        probe=lambda items: [SOURCES[item.source].probe(item) for item in items],
+    )
+    for _ in local.run(made.flow(str(output), WORKERS, batch_size=16), settled.units):
+        pass
+    (part,) = (output / "annotations").glob("*.parquet")
+    return pq.ParquetFile(part).read()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--weights", "OTHER"), "made with other weights"),
+        (("--weights", "random:0"), "no file to keep a calibration in"),
+        (("--weights", "nowhere.safetensors"), "no such file"),
+        (("--threshold-mm", "0"), "must be more than 0"),
+        (("--folds", "1"), "must be at least 2"),
+        (("--weights", "OWN", "--output", "HOME"), "would replace --weights"),
+        (("--predictions", "OLD"), "without the quality columns"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused_in_one_line(
+    labelled: Path,
+    weights: Path,
+    predictions: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    says: str,
+) -> None:
+    other = random_weights(preset("tiny"), 1)
+    data = save_weights(other.network, other.config, hand_model_name=synthetic_hand().name, notes={})
+    (tmp_path / "other.safetensors").write_bytes(data)
+    old = tmp_path / "old"
+    old.mkdir()
+    about = json.loads((predictions / "job.json").read_text())
+    del about["content"]["tta"]
+    (old / "job.json").write_text(json.dumps(about))
+    places = {
+        "OTHER": tmp_path / "other.safetensors",
+        "OWN": weights,
+        "HOME": weights.parent,
+        "OLD": old,
+    }
+    status = calibrate(predictions, labelled, tmp_path / "out", *(places.get(word, word) for word in more))
+    assert status == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert says in error
+    assert not (tmp_path / "out" / "calibration.json").exists()
+
+
+def test_weights_whose_tensors_are_not_the_calibrations_are_refused(weights: Path, tmp_path: Path) -> None:
+    from model.weights import add_calibration
+    from pipeline.calibration import Calibration
+    from pipeline.errors import ConfigError
+
+    of_others = Calibration(10.0, "a" * 64, "tiny", synthetic_hand().name, "shards", 200, ())
+    data = add_calibration(
+        weights.read_bytes(), of_others.to_json(), config=None, hand_model_name=synthetic_hand().name
+    )
+    with pytest.raises(ConfigError, match="learnt with weights aaaa"):
+        replace(job(), weights=load_weights(data))

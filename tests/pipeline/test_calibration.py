@@ -1,0 +1,127 @@
+"""What is learnt of quality columns: probabilities that are right, errors that fall, and refusals."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.calibration import ALWAYS, WITH_TTA, Calibration, Floats, fit_curve, held_out, require_learnable
+from pipeline.errors import ConfigError
+
+NAMES = ("reprojection_error", "sharpness")
+
+
+def graded(count: int, seed: int = 0) -> tuple[Floats, Floats]:
+    """Features, of which the first tells something of the error and the second nothing; errors around 10 mm."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 2)) * (0.3, 50) + (2, -7)
+    return features, 10 * np.exp(1.5 * (features[:, 0] - 2) + rng.normal(0, 0.3, count))
+
+
+def test_confidence_is_the_share_of_good_hands_and_errors_fall_with_it() -> None:
+    curve = fit_curve(*graded(4000), 10.0, NAMES)
+    features, errors = graded(20_000, seed=1)
+    confidence = curve.confidence(features)
+    for low in np.arange(0.05, 0.95, 0.1):
+        chosen = (confidence >= low) & (confidence < low + 0.1)
+        assert (errors[chosen] < 10).mean() == pytest.approx(confidence[chosen].mean(), abs=0.06)
+    expected = curve.expected_error_mm(confidence)
+    assert expected.mean() == pytest.approx(errors.mean(), rel=0.05)
+    assert (np.diff(curve.expected_error_mm(np.linspace(0, 1, 101))) <= 0).all()
+    assert expected[np.argmin(confidence)] > 1.5 * expected[np.argmax(confidence)]
+    assert abs(curve.weights[0]) > 10 * abs(curve.weights[1])
+
+
+def test_the_unit_of_a_feature_and_the_order_of_hands_do_not_matter() -> None:
+    features, errors = graded(500)
+    plain = fit_curve(features, errors, 10.0, NAMES)
+    scaled = fit_curve(features * (1000, 0.01) + 3, errors, 10.0, NAMES)
+    turned = fit_curve(features[::-1], errors[::-1], 10.0, NAMES)
+    confidence = plain.confidence(features)
+    assert scaled.confidence(features * (1000, 0.01) + 3) == pytest.approx(confidence, abs=1e-4)
+    assert turned.confidence(features) == pytest.approx(confidence, abs=1e-4)
+
+
+def test_hands_that_cannot_be_told_apart_share_the_mean() -> None:
+    _, errors = graded(300)
+    curve = fit_curve(np.ones((300, 2)), errors, 10.0, NAMES)
+    confidence = curve.confidence(np.ones((2, 2)))
+    assert confidence == pytest.approx((errors < 10).mean(), abs=1e-3)
+    assert curve.expected_error_mm(confidence) == pytest.approx(errors.mean())
+    assert curve.confidence(np.full((1, 2), 1e3)) == pytest.approx(confidence[:1], abs=1e-3)
+
+
+def test_features_that_part_good_from_bad_stay_finite() -> None:
+    features = np.linspace(-1, 1, 200)[:, None]
+    curve = fit_curve(features, np.where(features[:, 0] > 0, 5.0, 20.0), 10.0, NAMES[:1])
+    confidence = curve.confidence(features)
+    assert np.isfinite(confidence).all()
+    assert confidence[0] < 0.05 < 0.95 < confidence[-1]
+
+
+def test_what_is_held_out_is_not_learnt() -> None:
+    rng = np.random.default_rng(0)
+    features, errors = rng.normal(size=(200, 60)), rng.uniform(5, 15, 200)
+    names = tuple(map(str, range(60)))
+    folds = rng.integers(0, 5, 200)
+    learnt = fit_curve(features, errors, 10.0, names).confidence(features)
+    confidence, expected = held_out(features, errors, folds, 10.0, names)
+    # Noise explains what it was fitted to, and nothing else.
+    assert np.corrcoef(learnt, errors)[0, 1] < -0.4
+    assert abs(np.corrcoef(confidence, errors)[0, 1]) < 0.25
+    assert np.isfinite(expected).all()
+
+
+@pytest.mark.parametrize(
+    ("errors", "says"),
+    [
+        (np.full(3, 5.0), "3 hands are both annotated and labelled: a calibration needs 100"),
+        (np.full(200, 5.0), "200 of 200 hands are within 10 mm"),
+        (np.linspace(20, 30, 200), "half of the hands are within 25 mm, so give --threshold-mm near that"),
+    ],
+)
+def test_data_that_says_nothing_is_refused(errors: Floats, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        require_learnable(errors, 10.0)
+
+
+def calibration() -> Calibration:
+    rng = np.random.default_rng(0)
+    errors = rng.uniform(5, 15, 200)
+    curves = tuple(fit_curve(rng.normal(size=(200, len(n))), errors, 10.0, n) for n in (ALWAYS, WITH_TTA))
+    return Calibration(10.0, "a" * 64, "tiny", "synthetic-v1", "shards", 200, curves)
+
+
+def test_a_calibration_survives_being_written_down() -> None:
+    there = calibration()
+    assert Calibration.from_json(json.loads(json.dumps(there.to_json()))) == there
+
+
+def test_a_second_look_is_used_where_there_is_one() -> None:
+    assert calibration().curve(tta=False).features == ALWAYS
+    assert calibration().curve(tta=True).features == WITH_TTA
+    assert "PA-MPJPE < 10 mm" in calibration().describe(tta=True)
+    assert "flip_error_mm" not in calibration().describe(tta=False)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"tensors_sha256": "b" * 64}, "learnt with weights aaaa"),
+        ({"model": "paper"}, "learnt with model tiny, this is paper"),
+        ({"hand_model": "c" * 64}, "learnt with hand model synthetic-v1"),
+    ],
+)
+def test_a_calibration_of_something_else_is_refused(other: dict[str, str], says: str) -> None:
+    own = {"tensors_sha256": "a" * 64, "model": "tiny", "hand_model": "synthetic-v1"}
+    calibration().require_for(**own)
+    with pytest.raises(ConfigError, match=says):
+        calibration().require_for(**own | other)
+
+
+def test_a_calibration_that_cannot_be_read_is_one_line() -> None:
+    content = calibration().to_json()
+    content["curves"] = [{**content["curves"][0], "features": ["colour"]}]
+    for broken in (content, {}, {"curves": 3}):
+        with pytest.raises(ConfigError, match="run `handocc calibrate` anew"):
+            Calibration.from_json(broken)
