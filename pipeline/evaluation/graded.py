@@ -49,19 +49,20 @@ def read_graded(
 
     evaluation: what `handocc evaluate` wrote about them, for the same units.
     """
-    kept = np.empty((0, 4 + len(names)))
-    measured = 0
+    kept = [np.empty((0, 4 + len(names)))]
+    measured = waiting = 0
     for unit, errors in read_errors(evaluation, units, ["key", "hand_index", "status", ERROR]):
         errors = errors.filter(pc.and_(pc.equal(errors["status"], MEASURED), pc.is_valid(errors[ERROR])))
         rows = _rows(read_table(predictions, "annotations", parts[unit.unit_id]), errors, unit, names, seed)
         measured += len(rows)
-        kept = np.concatenate([kept, rows])
-        if len(kept) > 2 * most:
-            kept = _first(kept, most)
-    kept = _first(kept, most)
+        kept.append(rows)
+        waiting += len(rows)
+        if waiting > most:
+            kept, waiting = [_first(kept, most)], 0
+    hands = _first(kept, most)
     # A picture's hands have one lot, and so one fold.
-    lots = (kept[:, 1] * folds).astype(np.int64)
-    return GradedHands(kept[:, 4:], kept[:, 2], kept[:, 3], lots, measured)
+    lots = (hands[:, 1] * folds).astype(np.int64)
+    return GradedHands(hands[:, 4:], hands[:, 2], hands[:, 3], lots, measured)
 
 
 def _rows(
@@ -85,6 +86,7 @@ def _lots(unit: Unit, key: str, seed: int) -> tuple[float, float]:
     return int.from_bytes(digest[:6]) / 2**48, int.from_bytes(digest[6:12]) / 2**48
 
 
-def _first(rows: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+def _first(kept: Sequence[NDArray[np.float64]], most: int) -> NDArray[np.float64]:
+    rows = np.concatenate(kept)
     # By all columns: hands of one picture have the same lots.
     return rows[np.lexsort(rows.T[::-1])][:most]
