@@ -23,7 +23,7 @@ FEWEST_HANDS: Final = 100
 FEWEST_OF_A_KIND: Final = 20
 MOST_KNOTS: Final = 20
 HANDS_PER_KNOT: Final = 25
-_RIDGE: Final = 1.0  # of the standardised weights: as much as one hand's worth of doubt
+_RIDGE: Final = 10.0  # of the standardised weights: about as much doubt as ten hands
 
 
 def peak_mass(annotations: pa.Table) -> Floats:

@@ -205,6 +205,10 @@ def test_what_cannot_be_calibrated_is_refused_in_one_line(
     assert not (tmp_path / "out" / "calibration.json").exists()
 
 
+def test_a_second_look_is_another_job() -> None:
+    assert replace(job(), tta=True).fingerprint != job().fingerprint
+
+
 def test_weights_whose_tensors_are_not_the_calibrations_are_refused(weights: Path, tmp_path: Path) -> None:
     from model.weights import add_calibration
     from pipeline.calibration import Calibration
