@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ from model.mano.synthetic import synthetic_hand
 from model.predictor import Predictions, Predictor, entropy_share, moved
 from model.rotations import axis_angle_to_rotation
 from model.weights import random_weights
-from pipeline.quality import crop_outside, reprojection_error, sharpness, shown_part
+from pipeline.quality import crop_outside, measure, reprojection_error, sharpness, shown_part
+from pipeline.records import ANNOTATIONS
+from pipeline.stages.infer import fixed_lists
 
 ANATOMY = anatomy_of(synthetic_hand())
 
@@ -40,6 +43,27 @@ def picture(size: int) -> NDArray[np.uint8]:
         near = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / width**2)
         image += near[..., None] * colour
     return image.clip(0, 255).astype(np.uint8)
+
+
+def table(joints: NDArray[np.float64], pose: NDArray[np.float64], side: str) -> pa.Table:
+    """Annotation rows, as far as they are measured."""
+    columns = {"joints": joints, "joints_2d": 900 * joints[..., :2] + 3, "hand_pose": pose}
+    arrays = {name: fixed_lists(value, ANNOTATIONS.field(name).type) for name, value in columns.items()}
+    return pa.table(arrays | {"side": [side] * len(joints)})
+
+
+def test_a_left_hand_is_measured_as_the_right_one_that_it_mirrors() -> None:
+    rng = np.random.default_rng(0)
+    joints = hands(rng.normal(size=(10, 10))) + rng.normal(0, 0.003, (10, 21, 3))
+    pose = rng.normal(0, 0.4, (10, 15, 3))
+    right = measure(table(joints, pose.reshape(10, 45), "right"), ANATOMY)
+    left = measure(table(joints * (-1, 1, 1), (pose * (1, -1, -1)).reshape(10, 45), "left"), ANATOMY)
+    assert right["joint_limit_excess"].min() > 0
+    for name, values in right.items():
+        assert left[name] == pytest.approx(values, rel=1e-3, abs=1e-4)
+    turned = measure(table(joints[::-1], pose[::-1].reshape(10, 45), "right"), ANATOMY)
+    for name, values in right.items():
+        assert turned[name][::-1] == pytest.approx(values)
 
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
