@@ -65,7 +65,8 @@ def test_both_runners_write_the_same_bytes(tmp_path: Path, shards: Path) -> None
             ray.shutdown()
         assert sum(record.counts.samples for record in records) == 24
         assert all(
-            set(record.seconds) == {"decode_and_crop", "infer", "place", "score", "write"} for record in records
+            set(record.seconds) == {"decode_and_crop", "infer", "place", "score", "write"}
+            for record in records
         )
         written.append(files(output))
     assert written[0].keys() == written[1].keys()
