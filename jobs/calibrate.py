@@ -76,7 +76,6 @@ def run(options: Options) -> int:
     storage.require_writable(output)
     with lease.hold(output):
         storage.sweep(output)
-        record.write(output, "job.json", _job_json(options, content, fingerprint))
         status = evaluate.run(
             evaluate.Options(
                 data=options.data,
@@ -89,7 +88,9 @@ def run(options: Options) -> int:
             )
         )
         graded = _graded(options, predicted, output)
+        # Only then is the request the output's: what is refused for its threshold may come again with another.
         require_learnable(graded.errors_mm, options.threshold_mm)
+        record.write(output, "job.json", _job_json(options, content, fingerprint))
         calibration, shown = _learn(options, predicted, graded)
         _write(output, calibration, shown, graded, weights)
     for line in _lines(calibration, shown, graded):
