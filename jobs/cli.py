@@ -22,6 +22,7 @@ COMMANDS = {
     "calibrate": "what a confidence is worth, learnt from annotations of labelled shards",
     "status": "what of an output is done, left and rejected",
     "compact": "merges the small parts of an output into bigger ones",
+    "track": "hands of films to tracks: one shape each, smoothed, short gaps filled",
     "report": "pictures of an output: overlays and a gallery",
     "prepare": "a benchmark's own layout to training shards",
     "synthesize": "labelled synthetic shards",

@@ -34,21 +34,23 @@ OF_ANNOTATE = {
 }
 
 
-def require_same(output: str, content: Mapping[str, Any], fingerprint: str) -> None:
+def require_same(output: str, content: Mapping[str, Any], fingerprint: str, name: str = "job.json") -> None:
     """Holds a job's settings against those of the job that wrote the output, if there is one.
+
+    name: where a job says what it is.
 
     Raises:
         ConfigError: they differ; the message names what and how.
     """
-    earlier = read(output, "job.json")
+    earlier = read(output, name)
     if earlier is None or earlier.get("fingerprint") == fingerprint:
         return
     if "content" not in earlier:
-        raise ConfigError(f"{output}/job.json is none of ours; use another --output")
+        raise ConfigError(f"{output}/{name} is none of ours; use another --output")
     differing = [
-        f"{name} was {_short(earlier['content'].get(name))} and is {_short(content.get(name))}"
-        for name in sorted({*earlier["content"], *content})
-        if earlier["content"].get(name) != content.get(name)
+        f"{key} was {_short(earlier['content'].get(key))} and is {_short(content.get(key))}"
+        for key in sorted({*earlier["content"], *content})
+        if earlier["content"].get(key) != content.get(key)
     ]
     raise ConfigError(
         f"{output} holds what another job wrote ({'; '.join(differing)}): "

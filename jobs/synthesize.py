@@ -1,10 +1,13 @@
-"""`handocc synthesize`: labelled synthetic shards, a function of the seed."""
+"""`handocc synthesize`: labelled synthetic shards or films, a function of the seed."""
 
+import functools
 import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from jobs import exits, record, work
 from jobs.console import say
@@ -12,6 +15,19 @@ from jobs.options import option
 from model.mano.synthetic import synthetic_hand
 from pipeline import lease, storage
 from pipeline.errors import ConfigError
+from pipeline.flow import Flow
+from pipeline.records import Unit
+from pipeline.synthesis.films import (
+    BOXES,
+    FILMS,
+    TRUTH_FOLDER,
+    FilmMaker,
+    FilmSpec,
+    films_flow,
+    missing_films,
+    plan_films,
+    write_boxes,
+)
 from pipeline.synthesis.sample import SceneSpec
 from pipeline.synthesis.shards import ShardMaker, missing, plan_shards, synthesis_flow
 
@@ -21,7 +37,11 @@ class Options:
     """Makes labelled pictures of the procedural hand: poses, shapes, cameras, lights, things that hide it."""
 
     output: str = option(help="folder or URI that takes the shards")
-    count: int = option(help="how many pictures")
+    count: int | None = option(None, help="how many pictures")
+    films: int | None = option(
+        None, help="instead: how many films of moving hands, with boxes.parquet and the truth of each"
+    )
+    frames: int = option(FilmSpec.frames, help="of a film")
     seed: int = option(0, help="the same seed gives the same bytes")
     per_shard: int = option(500, help="pictures per shard")
     size: int = option(320, help="pixels a side")
@@ -33,11 +53,14 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Makes the shards that are not there yet."""
+    """Makes the shards or films that are not there yet."""
     started = time.monotonic()
-    for name in ("count", "per_shard"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    if (options.count is None) == (options.films is None):
+        raise ConfigError("needs --count, for shards of pictures, or --films: one of them")
+    for name in ("count", "films", "frames", "per_shard"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed}: must not be negative")
     if not 64 <= options.size <= 2048:
@@ -45,25 +68,16 @@ def run(options: Options) -> int:
     if not 0 <= options.occlusion <= 1:
         raise ConfigError(f"--occlusion {options.occlusion:g}: must be between 0 and 1")
     output = storage.canonical(options.output)
-    hand_model = synthetic_hand()
-    spec = SceneSpec(
-        size=options.size, occlusion=options.occlusion, vertices=options.vertices, split=options.split
-    )
-    content = {
-        "seed": options.seed,
-        "spec": json.loads(json.dumps(asdict(spec))),
-        "hand_model": hand_model.name,
-    }
-    content["per_shard"] = options.per_shard
+    work_to_do = _films(options, output) if options.films else _shards(options, output)
+    content = work_to_do.content
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     if not options.overwrite:
         record.require_same(output, content, fingerprint)
     storage.require_writable(output)
-    units = plan_shards(output, count=options.count, seed=options.seed, per_shard=options.per_shard)
     with lease.hold(output):
         storage.sweep(output)
         if options.overwrite:
-            _forget_shards(output)
+            _forget(output)
         job = {
             "command": "synthesize",
             "options": record.without_secrets(asdict(options)),
@@ -71,19 +85,69 @@ def run(options: Options) -> int:
         }
         job |= {"fingerprint": fingerprint, "versions": record.versions(), "machine": record.machine()}
         record.write(output, "job.json", job)
-        flow = synthesis_flow(ShardMaker(output, options.seed, spec, hand_model))
-        outcome = work.carry_out(lambda _: flow, missing(output, units), address=options.address)
+        flow, left = work_to_do.flow, work_to_do.missing()
+        outcome = work.carry_out(lambda _: flow, left, address=options.address)
+        if options.films:
+            write_boxes(output, work_to_do.units)
     seconds = time.monotonic() - started
     say(
         f"{outcome.counts.samples} pictures in {seconds:.1f} s, {outcome.counts.samples / seconds:.1f} a second"
     )
-    print(f"{len(units)} shards with {options.count} pictures: {output}")
+    print(work_to_do.told)
     return exits.DONE
 
 
-def _forget_shards(output: str) -> None:
+@dataclass(frozen=True)
+class _Work:
+    """What is to be made: all units, the flow that makes them, what decides their content, and the closing line."""
+
+    units: Sequence[Unit]
+    missing: Callable[[], Sequence[Unit]]
+    flow: Flow
+    content: Mapping[str, Any]
+    told: str
+
+
+def _shards(options: Options, output: str) -> _Work:
+    assert options.count is not None
+    hand_model = synthetic_hand()
+    spec = SceneSpec(
+        size=options.size, occlusion=options.occlusion, vertices=options.vertices, split=options.split
+    )
+    units = plan_shards(output, count=options.count, seed=options.seed, per_shard=options.per_shard)
+    return _Work(
+        units,
+        functools.partial(missing, output, units),
+        synthesis_flow(ShardMaker(output, options.seed, spec, hand_model)),
+        {
+            "seed": options.seed,
+            "spec": json.loads(json.dumps(asdict(spec))),
+            "hand_model": hand_model.name,
+            "per_shard": options.per_shard,
+        },
+        f"{len(units)} shards with {options.count} pictures: {output}",
+    )
+
+
+def _films(options: Options, output: str) -> _Work:
+    assert options.films is not None
+    if options.size % 2:
+        raise ConfigError(f"--size {options.size}: must be even for films")
+    hand_model = synthetic_hand()
+    spec = FilmSpec(size=options.size, frames=options.frames)
+    units = plan_films(output, count=options.films, seed=options.seed, frames=options.frames)
+    return _Work(
+        units,
+        functools.partial(missing_films, output, units),
+        films_flow(FilmMaker(output, options.seed, spec, hand_model)),
+        {"seed": options.seed, "films": asdict(spec), "hand_model": hand_model.name},
+        f"{len(units)} films of {options.frames} frames: {output}/{FILMS}, their hands in {BOXES} and {TRUTH_FOLDER}/",
+    )
+
+
+def _forget(output: str) -> None:
     for file in list(storage.list_files(output)):
-        if storage.name_of(file.uri).startswith("synthetic-"):
+        if storage.name_of(file.uri).startswith(("synthetic-", "film-")):
             storage.delete(file.uri)
 
 

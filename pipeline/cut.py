@@ -18,11 +18,16 @@ UNITS_PER_JOB = 64
 UNIT_BYTES = 256 << 20
 
 
-def unit_id(uri: str, first: int, last: int) -> str:
-    """Returns `<slug>-<hash>-<first>-<last>` for samples [first, last) of an input."""
+def input_id(uri: str) -> str:
+    """Returns `<slug>-<hash>` of an input."""
     slug = re.sub(r"[^A-Za-z0-9]+", "-", storage.name_of(uri)).strip("-")[:80].strip("-") or "input"
     digest = hashlib.sha256(storage.canonical(uri).encode()).hexdigest()[:16]
-    return f"{slug}-{digest}-{first:08d}-{last:08d}"
+    return f"{slug}-{digest}"
+
+
+def unit_id(uri: str, first: int, last: int) -> str:
+    """Returns `<slug>-<hash>-<first>-<last>` for samples [first, last) of an input."""
+    return f"{input_id(uri)}-{first:08d}-{last:08d}"
 
 
 def most_rows(crop_size: int) -> int:

@@ -101,16 +101,17 @@ def _listed(name: str, fingerprint: str, units: Sequence[Mapping[str, Any]]) -> 
     return parts
 
 
-def read_file(output: str, folder: str, name: str) -> pa.Table:
+def read_file(output: str, folder: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Returns all the rows of a part."""
-    return pq.read_table(io.BytesIO(storage.read(part_uri(output, folder, name))))
+    data = storage.read(part_uri(output, folder, name))
+    return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))
 
 
-def read_table(output: str, folder: str, part: Part) -> pa.Table:
-    """Returns a unit's rows as a table; `folder` is annotations or ledger."""
+def read_table(output: str, folder: str, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+    """Returns a unit's rows as a table, all columns or some; `folder` is annotations or ledger."""
     rows = part.annotations if folder == "annotations" else part.ledger
     if rows is None:
-        return read_file(output, folder, part.file)
+        return read_file(output, folder, part.file, columns)
     with storage.open_input(part_uri(output, folder, part.file)) as stream:
         file = pq.ParquetFile(stream)
         groups, seen, before = list[int](), 0, 0
@@ -120,7 +121,8 @@ def read_table(output: str, folder: str, part: Part) -> pa.Table:
                 before = before if groups else seen
                 groups.append(group)
             seen += count
-        return file.read_row_groups(groups).slice(rows.first - before, rows.count)
+        chosen = None if columns is None else list(columns)
+        return file.read_row_groups(groups, columns=chosen).slice(rows.first - before, rows.count)
 
 
 def committed(output: str, units: Sequence[Unit], fingerprint: str) -> dict[str, Part]:

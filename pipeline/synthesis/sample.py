@@ -71,7 +71,7 @@ def synthesize(seed: int, index: int, spec: SceneSpec, kit: HandKit) -> Sample:
 
     drawing = draw(surfaces, camera, random_light(rng), height=spec.size, width=spec.size)
     behind = background(rng, spec.size, spec.size) ** GAMMA
-    image = _photograph(rng, drawing.colour + behind * (1 - drawing.alpha[..., None]))
+    image = photograph(rng, drawing.colour + behind * (1 - drawing.alpha[..., None]))
     label: Label = {
         "camera": [float(f"{value:.6g}") for value in camera],
         "split": spec.split,
@@ -107,7 +107,7 @@ def _before(
     return [surface.moved(np.eye(3), target - anchor) for surface in dressed]
 
 
-def _photograph(rng: np.random.Generator, linear: NDArray[np.float32]) -> NDArray[np.uint8]:
+def photograph(rng: np.random.Generator, linear: NDArray[np.float32]) -> NDArray[np.uint8]:
     """What a camera makes of linear light: exposure, colour cast, blur, vignette, noise; (H, W, 3) uint8."""
     size = linear.shape[1]
     # Automatic exposure, which goes most of the way to a mid grey that differs from camera to camera.

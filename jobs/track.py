@@ -1,0 +1,210 @@
+"""`handocc track`: the hands of films, frame by frame, to tracks."""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobs import exits, planning, record, work
+from jobs.console import say, some
+from jobs.model_choice import choose_hand_model
+from jobs.options import option
+from model.mano.asset import HandModel
+from model.mano.synthetic import synthetic_hand
+from pipeline import compact, lease, storage
+from pipeline.errors import ConfigError
+from pipeline.plan import load_plan
+from pipeline.sinks.parts import committed
+from pipeline.tracking.accuracy import Accuracy, find_truth, measure_film, read_truth
+from pipeline.tracking.films import Films, find_films, read_film, read_tracks
+from pipeline.tracking.stage import Tracking, tracked, tracking_flow, withdraw_others
+from pipeline.tracking.tracks import Settings, Tally
+
+TRACKING_VERSION = "1"
+SUMMARY = "tracks.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Links the hands of a film's frames to tracks of one side and one shape, smooths them and fills short gaps."""
+
+    output: str = option(help="an output of annotate that holds films", positional=True)
+    gap: float = option(
+        Settings.gap_s, help="seconds for which a hand may be lost and goes on as the same track, filled"
+    )
+    smoothing: float = option(
+        Settings.smoothing_s,
+        help="how far smoothing looks, before and after: the Gaussian's standard deviation in seconds; 0: not at all",
+    )
+    min_frames: int = option(Settings.min_frames, help="leave out tracks of fewer annotated hands")
+    mano: str | None = option(
+        None,
+        help="MANO_RIGHT.pkl or synthetic: the annotations' own hand model; needed unless it is synthetic",
+    )
+    truth: str | None = option(
+        None, help="measure against the truth of `handocc synthesize --films`: its folder `truth`"
+    )
+    overwrite: bool = option(False, help="do anew what was tracked with other settings")
+    address: str | None = option(None, help="a Ray cluster; default: this machine")
+
+
+def run(options: Options) -> int:
+    """Tracks the films that are not tracked yet, and sums up; films that are not annotated to the end wait."""
+    started = time.monotonic()
+    _check(options)
+    output = storage.canonical(options.output)
+    job = record.of_annotate(output)
+    hand_model = _hand_model(options.mano, job)
+    settings = Settings(options.gap, options.smoothing, options.min_frames)
+    content = {"version": TRACKING_VERSION, **asdict(settings), "hand_model": hand_model.name}
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    if not options.overwrite:
+        record.require_same(output, content, fingerprint, SUMMARY)
+    storage.require_writable(output)
+    with lease.hold(output):
+        storage.sweep(output)
+        compact.finish(output)
+        films = _films(output, job)
+        units = [film.unit for film in films.whole]
+        truth = None if options.truth is None else find_truth(options.truth, units)
+        done = tracked(output, films.whole, fingerprint)
+        withdraw_others(output, done)
+        about = {
+            "command": "track",
+            "options": record.without_secrets(asdict(options)),
+            "content": content,
+            "fingerprint": fingerprint,
+            "versions": record.versions(),
+        }
+        record.write(output, SUMMARY, about)
+        left = [unit for unit in units if unit.unit_id not in done]
+        flow = tracking_flow(
+            Tracking(
+                output=output,
+                settings=settings,
+                hand_model=hand_model,
+                parts={film.unit.unit_id: film.parts for film in films.whole},
+                metadata=_metadata(settings, job),
+                fingerprint=fingerprint,
+            )
+        )
+        outcome = work.carry_out(lambda _: flow, left, address=options.address)
+        done = tracked(output, films.whole, fingerprint)
+        total = sum(done.values(), Tally())
+        accuracy = None if truth is None else _measured(output, films, truth)
+        summary = {
+            "films": {"tracked": len(films.whole), "incomplete": list(films.incomplete)},
+            "total": total.plain(),
+            "by_film": {film.unit.input: done[film.unit.unit_id].plain() for film in films.whole},
+            "truth": None if accuracy is None else {"of": options.truth, **accuracy.plain()},
+            "this_run": {"films": outcome.units, "seconds": round(time.monotonic() - started, 3)},
+        }
+        record.write(output, SUMMARY, about | summary)
+    _show(output, films, total, accuracy, outcome.units)
+    return exits.REJECTS if films.incomplete else exits.DONE
+
+
+def _check(options: Options) -> None:
+    for name in ("gap", "smoothing"):
+        value = getattr(options, name)
+        if not 0 <= value <= 60:
+            raise ConfigError(f"--{name} {value:g}: must be between 0 and 60 seconds")
+    if options.min_frames < 1:
+        raise ConfigError(f"--min-frames {options.min_frames}: must be at least 1")
+
+
+def _hand_model(mano: str | None, job: Mapping[str, Any]) -> HandModel:
+    """Returns the hand model that the annotations' parameters belong to."""
+    name = str(job["hand_model"])
+    if mano is None:
+        hand_model = synthetic_hand()
+        if hand_model.name != name:
+            raise ConfigError(
+                f"needs --mano: the annotations' parameters belong to hand model {name[:20]}; give its MANO_RIGHT.pkl"
+            )
+        return hand_model
+    hand_model, _ = choose_hand_model(mano)
+    if hand_model.name != name:
+        raise ConfigError(
+            f"--mano {mano}: is hand model {hand_model.name[:20]}, the annotations' parameters belong to {name[:20]}"
+        )
+    return hand_model
+
+
+def _films(output: str, job: Mapping[str, Any]) -> Films:
+    """Returns the output's films.
+
+    Raises:
+        ConfigError: it is being planned, holds none, or none whose annotation is complete.
+    """
+    if planning.is_unfinished(output):
+        raise ConfigError(
+            f"{output}: it is being planned, or that was interrupted; the same annotate continues"
+        )
+    units = load_plan(output)
+    if not any(unit.source == "video" for unit in units):
+        raise ConfigError(
+            f"{output}: holds no films; tracks are made of what `handocc annotate` makes of films"
+        )
+    films = find_films(units, committed(output, units, job["fingerprint"]))
+    if films.incomplete:
+        say(f"note: not annotated to the end, and left out until they are: {some(films.incomplete)}")
+    if not films.whole:
+        raise ConfigError(
+            f"{output}: no film is annotated to the end; the command that job.json names continues"
+        )
+    return films
+
+
+def _metadata(settings: Settings, job: Mapping[str, Any]) -> dict[str, str]:
+    """What every part says of itself beside the film's own entries."""
+    kept = (
+        *("schema_version", "hand_model", "left_model", "flat_hand_mean", "joint_order"),
+        *("fingertip_vertices", "units", "axes", "weights_sha256", "weights_trained", "weights_trained_on"),
+    )
+    conventions = job["conventions"]
+    return {name: conventions[name] for name in kept if name in conventions} | {
+        "tracking_version": TRACKING_VERSION,
+        "gap_s": f"{settings.gap_s:g}",
+        "min_frames": str(settings.min_frames),
+        "smoothing_s": f"{settings.smoothing_s:g}",
+        "smoothing": "local linear, Gaussian in time and weighted by confidence, zero phase; rotations in the tangent "
+        "space at their running mean; axis-angle within [0, pi]",
+        "betas": "one per track: Huber mean weighted by confidence",
+        "joints": "of the hand model with the row's parameters; raw values: annotations, by instance_id",
+    }
+
+
+def _measured(output: str, films: Films, truth: Mapping[str, str]) -> Accuracy:
+    """Measures film by film what lies between annotations, tracks and truth."""
+    total = Accuracy()
+    for film in films.whole:
+        hands, _ = read_film(output, film.parts)
+        total += measure_film(hands, read_tracks(output, film.unit), read_truth(truth[film.unit.unit_id]))
+    return total
+
+
+def _show(output: str, films: Films, total: Tally, accuracy: Accuracy | None, tracked_now: int) -> None:
+    plain = total.plain()
+    jitter = plain["jitter_mm_per_frame2"]
+    print(
+        f"{len(films.whole)} films ({tracked_now} in this run): {total.tracks} tracks in {total.frames} frames"
+    )
+    print(
+        f"{total.hands} hands: {total.tracked} tracked, {plain['untracked']} in tracks under --min-frames; "
+        f"{total.filled} rows filled, {total.side_changed} of the other side"
+    )
+    if jitter["raw"] is not None:
+        print(f"jitter of joints: {jitter['raw']:.2f} mm/frame² raw, {jitter['smoothed']:.2f} smoothed")
+    if accuracy is not None:
+        print("\n".join(accuracy.lines()))
+    print(f"results: {storage.join(output, 'tracks')}, {SUMMARY}")
+
+
+if __name__ == "__main__":
+    from jobs.cli import command
+
+    command(["track", *sys.argv[1:]])
