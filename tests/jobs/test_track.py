@@ -1,0 +1,97 @@
+"""The command, from films to tracks: on Ray, killed and started again, continued, refused."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.pipeline.tracking.annotated import Noise, annotate
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+FILMS = "--films 4 --frames 20 --seed 3 --size 64".split()
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory, handocc: Callable[..., Any]) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    done = handocc("synthesize", "--output", folder, *FILMS)
+    assert done.returncode == 0, done.stderr
+    assert "4 films of 20 frames" in done.stdout
+    return folder
+
+
+def parts(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((output / "tracks").glob("*.parquet"))}
+
+
+def test_films_are_annotated_tracked_and_measured(
+    films: Path, tmp_path: Path, handocc: Callable[..., Any]
+) -> None:
+    output = tmp_path / "out"
+    boxes = [
+        "--boxes",
+        films / "boxes.parquet",
+        "--model",
+        "tiny",
+        "--weights",
+        "random:0",
+        "--unit-rows",
+        "9",
+    ]
+    done = handocc("annotate", films / "films", "--output", output, *boxes)
+    assert done.returncode == 0, done.stderr
+    done = handocc("track", output, "--truth", films / "truth")
+    assert done.returncode == 0, done.stderr
+    assert "4 films (4 in this run): 6 tracks in 80 frames" in done.stdout
+    assert "acceleration_mm_per_frame2" in done.stdout
+    summary = json.loads((output / "tracks.json").read_text())
+    assert summary["total"]["hands"] == summary["total"]["tracked"] == 120
+    assert (summary["truth"]["hands"], summary["truth"]["mistaken"]) == (6, 0)
+    table = pq.read_table(output / "tracks")
+    assert table.num_rows == 120
+    assert set(table["instance_id"].to_pylist()) == set(
+        pq.read_table(output / "annotations")["instance_id"].to_pylist()
+    )
+
+
+def test_killed_and_started_again_it_leaves_the_same_bytes(
+    films: Path, tmp_path: Path, handocc: Callable[..., Any]
+) -> None:
+    outputs = []
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        outputs.append(annotate(films, tmp_path / name, Noise(turns=0.05, lost=0.1), rows=9))
+    whole, killed = outputs
+    assert handocc("track", whole).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "track", str(killed)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not parts(killed) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before = parts(killed)
+    assert before, "it was killed before anything was there"
+    again = handocc("track", killed)
+    assert again.returncode == 0, again.stderr
+    assert f"4 films ({4 - len(before)} in this run)" in again.stdout
+    assert parts(killed) == parts(whole)
+    assert "4 films (0 in this run)" in handocc("track", killed).stdout
+    refused = handocc("track", killed, "--smoothing", "0.1")
+    assert refused.returncode == 2
+    assert "smoothing_s was 0.05 and is 0.1" in refused.stderr
+    assert "4 films (4 in this run)" in handocc("track", killed, "--smoothing", "0.1", "--overwrite").stdout
+    assert parts(killed).keys() == parts(whole).keys()
+    assert parts(killed) != parts(whole)
