@@ -47,6 +47,7 @@ TRUTH = pa.schema(
         pa.field("joints_3d", ANNOTATIONS.field("joints").type, nullable=False),
         pa.field("translation", pa.list_(pa.float32(), 3), nullable=False),
         pa.field("visible", pa.list_(pa.int8(), 21), nullable=False),
+        pa.field("camera", pa.list_(pa.float32(), 4), nullable=False),
     ]
 )
 """One row per hand and frame; joints_3d and translation (the wrist) in camera space, metres. hand: who it is, the same
@@ -129,7 +130,7 @@ def missing_films(output: str, units: Sequence[Unit]) -> list[Unit]:
 
 def write_boxes(output: str, units: Sequence[Unit]) -> str:
     """Writes the boxes of all films as one table, for `annotate OUTPUT/films --boxes`; returns its URI."""
-    columns = ["key", "frame_index", "hand_index", "bbox", "side"]
+    columns = ["key", "frame_index", "hand_index", "bbox", "side", "camera"]
     tables = [
         pq.read_table(io.BytesIO(storage.read(truth_uri(output, unit))), columns=columns) for unit in units
     ]
@@ -163,7 +164,7 @@ def shoot(
         rows = []
         for index, who in enumerate(rng.permutation(len(hands)).tolist()):
             label = hand_label(kit, posed[who], hands[who].wrist[frame], camera, drawing, owners[who], False)
-            rows.append(_row(label, frame, float(seconds), index, who))
+            rows.append({**_row(label, frame, float(seconds), index, who), "camera": camera})
         yield picture, rows
 
 

@@ -157,7 +157,7 @@ def _erring(truth: pa.Table, noise: Noise, poser: HandPoser, source: str) -> pa.
             arrays.append(fixed_lists(lists[item.name], item.type))
         elif item.name in plain:
             arrays.append(pa.array(plain[item.name], item.type))
-        elif item.name in truth.column_names and item.name != "translation":
+        elif item.name in truth.column_names and item.name not in ("translation", "camera"):
             arrays.append(truth[item.name].combine_chunks().cast(item.type))
         else:
             arrays.append(pa.nulls(count, item.type))
