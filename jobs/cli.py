@@ -20,6 +20,7 @@ COMMANDS = {
     "ablate": "a table of the paper's ablations, a training run per row",
     "evaluate": "predictions against labels: the benchmarks' metrics, tables and submission files",
     "calibrate": "what a confidence is worth, learnt from annotations of labelled shards",
+    "pseudo-label": "hands that are sure enough to training shards, with their origin",
     "status": "what of an output is done, left and rejected",
     "compact": "merges the small parts of an output into bigger ones",
     "track": "hands of films to tracks: one shape each, smoothed, short gaps filled",

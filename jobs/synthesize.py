@@ -28,7 +28,7 @@ from pipeline.synthesis.films import (
     plan_films,
     write_boxes,
 )
-from pipeline.synthesis.sample import SceneSpec
+from pipeline.synthesis.sample import Look, SceneSpec
 from pipeline.synthesis.shards import ShardMaker, missing, plan_shards, synthesis_flow
 
 
@@ -48,6 +48,7 @@ class Options:
     occlusion: float = option(0.75, help="share of pictures in which something hides the hand")
     vertices: bool = option(False, help="write the 778 vertices into the labels")
     split: str = option("train", help="what the labels say of themselves")
+    look: Look = option("day", help="night: dark, blue, blurred and noisy, a domain of its own")
     overwrite: bool = option(False, help="do anew what another job left in the output")
     address: str | None = option(None, help="a Ray cluster; default: this machine")
 
@@ -112,7 +113,11 @@ def _shards(options: Options, output: str) -> _Work:
     assert options.count is not None
     hand_model = synthetic_hand()
     spec = SceneSpec(
-        size=options.size, occlusion=options.occlusion, vertices=options.vertices, split=options.split
+        size=options.size,
+        occlusion=options.occlusion,
+        vertices=options.vertices,
+        split=options.split,
+        look=options.look,
     )
     units = plan_shards(output, count=options.count, seed=options.seed, per_shard=options.per_shard)
     return _Work(
@@ -131,6 +136,8 @@ def _shards(options: Options, output: str) -> _Work:
 
 def _films(options: Options, output: str) -> _Work:
     assert options.films is not None
+    if options.look != "day":
+        raise ConfigError(f"--look {options.look}: is for pictures; films are of the day")
     if options.size % 2:
         raise ConfigError(f"--size {options.size}: must be even for films")
     hand_model = synthetic_hand()

@@ -71,12 +71,13 @@ def strips(
         for row in of_unit:
             sample = found.get((row["key"], row["frame_index"]))
             if sample is not None and sample.error is None:
-                yield _strip(output, row, sample, faces, stamp)
+                yield strip(output, row, sample, faces, stamp)
 
 
-def _strip(
+def strip(
     output: str, row: Mapping[str, Any], sample: Sample, faces: NDArray[np.int64] | None, stamp: str | None
 ) -> Strip:
+    """Returns the pictures of an annotation row, whose sample can be read; see `strips`."""
     try:
         image = decode_image(sample.image) if isinstance(sample.image, bytes) else sample.image
     except DataError as error:

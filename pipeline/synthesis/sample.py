@@ -1,6 +1,7 @@
 """One labelled synthetic picture: a hand, what hides it, what stands behind it, and the camera's faults."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -11,11 +12,13 @@ from pipeline.synthesis.backgrounds import background
 from pipeline.synthesis.dress import dress
 from pipeline.synthesis.hands import HandKit, PosedHand
 from pipeline.synthesis.labels import Label, hand_label
+from pipeline.synthesis.night import photograph_at_night
 from pipeline.synthesis.shading import GAMMA, draw, random_light
 from pipeline.synthesis.staging import held_or_in_front, place_hand, place_occluder, project, random_camera
 from pipeline.synthesis.surfaces import Surface
 
 Floats = NDArray[np.floating]
+Look = Literal["day", "night"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class SceneSpec:
     left: float = 0.5  # probability that the hand is a left one
     vertices: bool = False  # write the mesh into the label
     split: str = "train"
+    look: Look = "day"  # whose pictures these are: of an ordinary camera, or of one at night
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def synthesize(seed: int, index: int, spec: SceneSpec, kit: HandKit) -> Sample:
 
     drawing = draw(surfaces, camera, random_light(rng), height=spec.size, width=spec.size)
     behind = background(rng, spec.size, spec.size) ** GAMMA
-    image = photograph(rng, drawing.colour + behind * (1 - drawing.alpha[..., None]))
+    taken = photograph_at_night if spec.look == "night" else photograph
+    image = taken(rng, drawing.colour + behind * (1 - drawing.alpha[..., None]))
     label: Label = {
         "camera": [float(f"{value:.6g}") for value in camera],
         "split": spec.split,

@@ -1,0 +1,365 @@
+"""`handocc pseudo-label`: annotates, keeps what is sure enough, and writes it as training shards."""
+
+import contextlib
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from jobs import annotate, exits, record, work
+from jobs.cluster import connect
+from jobs.console import say
+from jobs.options import option
+from pipeline import lease, storage
+from pipeline.errors import ConfigError
+from pipeline.pseudo_labels.datasheet import Datasheet, write_datasheet
+from pipeline.pseudo_labels.labels import Belongings
+from pipeline.pseudo_labels.manifest import Written, missing, write_manifest
+from pipeline.pseudo_labels.near_duplicates import Motion
+from pipeline.pseudo_labels.selection import FILE as SELECTION_FILE
+from pipeline.pseudo_labels.selection import KEPT, Balance, Chosen, select, store, stored
+from pipeline.pseudo_labels.shards import PREFIX, Frames, ShardWriter, plan_shards, shards_flow
+from pipeline.pseudo_labels.survey import Survey, survey_flow, surveyed
+from pipeline.pseudo_labels.thresholds import Thresholds, thresholds
+from pipeline.records import Unit
+from pipeline.sinks.parts import Part, committed, read_metadata, read_table
+from pipeline.units import load_plan
+
+PREDICTIONS = "predictions"
+NOT_STATED = "not stated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(annotate.Options):
+    """Makes training shards of unlabelled inputs: annotates them, or takes annotations, and keeps the surest hands.
+
+    All options of annotate say how the inputs are annotated, in OUTPUT/predictions.
+    """
+
+    inputs: tuple[str, ...] = option(
+        (), help="what annotate takes: folders, .tar, .parquet, films, globs, @list.txt", positional=True
+    )
+    predictions: str | None = option(None, help="an output of annotate to take instead of INPUTS")
+    min_confidence: float = option(help="the least confidence of a hand that is kept, 0 to 1")
+    min_confidence_of: tuple[str, ...] = option(
+        (), help="[SIDE:]GLOB=X: another one for a side or for sources, as left:*=0.6; the last that applies"
+    )
+    max_expected_error: float | None = option(
+        None, help="drop hands of a larger expected_error_mm, where the annotations are calibrated"
+    )
+    weight_power: float = option(1.0, help="a hand's weight is its confidence to this power; 0: all count 1")
+    per_source: int | None = option(None, help="most hands of one film, shard, table or folder")
+    pose_clusters: int = option(64, help="with --per-cluster: into how many kinds finger poses are sorted")
+    per_cluster: int | None = option(None, help="most hands of one kind of finger pose")
+    still_mm: float = option(
+        5.0, help="drop a hand whose joints moved less than this since one was kept; 0 keeps all"
+    )
+    still_box: float = option(0.1, help="and whose box moved less than this part of its longer side")
+    equal_bits: int = option(
+        3, help="drop pictures whose 128-bit hashes differ in at most so many bits, 0 to 3; -1 keeps all"
+    )
+    seed: int = option(0, help="decides which hands are taken where not all are")
+    frames: Frames = option(
+        "crop", help="crop: the hands' surroundings, as JPEG; whole: pictures with the bytes they have"
+    )
+    crop_factor: float = option(2.5, help="with --frames crop: how far a hand's box is enlarged")
+    per_shard: int = option(500, help="pictures per shard")
+    split: str = option("train", help="what the labels say of themselves")
+    licence: str = option(NOT_STATED, help="under which licence the pictures may be used, for the manifest")
+    examples: int = option(
+        8, help="how many kept hands, and dropped ones for each reason, the datasheet shows"
+    )
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """The annotations that are chosen from; conventions: what their parts say of themselves."""
+
+    uri: str
+    job: Mapping[str, Any]
+    units: tuple[Unit, ...]
+    parts: Mapping[str, Part]
+    conventions: Mapping[str, str]
+    status: int = exits.DONE
+
+
+def run(options: Options) -> int:
+    """Annotates, surveys, chooses, and writes what is not there yet."""
+    started = time.monotonic()
+    limits = _checked(options)
+    output = storage.canonical(options.output)
+    storage.require_writable(output)
+    with contextlib.ExitStack() as until_done:
+        until_done.enter_context(lease.hold(output))
+        storage.sweep(output)
+        if record.read(output, "manifest.json") is None and not options.dry_run:
+            # One cluster for all that follows.
+            until_done.enter_context(connect(options.address))
+        annotated = _annotated(options, output)
+        if annotated is None or annotated.status == exits.STOPPED or options.dry_run:
+            return exits.DONE if annotated is None else annotated.status
+        content = _content(options, annotated)
+        fingerprint = _digest(content)
+        if not options.overwrite:
+            record.require_same(output, content, fingerprint)
+        elif (record.read(output, "job.json") or {}).get("fingerprint") != fingerprint:
+            _forget(output)
+        record.write(output, "job.json", _job_json(options, content, fingerprint))
+        if options.licence == NOT_STATED:
+            say("note: --licence is not given: the manifest says that none is stated")
+        say(f"note: confidence is {annotated.conventions.get('confidence', 'of an unknown kind')}")
+        _survey(options, output, annotated, limits)
+        chosen = stored(output, fingerprint) or _choose(options, output, annotated, fingerprint)
+        shards = plan_shards(annotated.uri, chosen.pictures, options.per_shard, fingerprint[:16])
+        flow = shards_flow(_writer(options, output, annotated))
+        outcome = work.carry_out(lambda _: flow, missing(output, shards), address=options.address)
+        said = {"fingerprint": fingerprint, "weights_sha256": annotated.job["weights"]["sha256"]}
+        written = write_manifest(output, shards, said | {"licence": options.licence})
+        manifest = _manifest(options, annotated, content, fingerprint, chosen, written, len(shards))
+        sheet = Datasheet(manifest, chosen, written, annotated.uri, annotated.units, annotated.parts)
+        write_datasheet(output, sheet)
+        manifest["this_run"] = {
+            "shards": outcome.units,
+            "seconds": round(time.monotonic() - started, 3),
+            "seconds_per_stage": {name: round(spent, 3) for name, spent in outcome.seconds.items()},
+        }
+        record.write(output, "manifest.json", manifest)
+    _show(output, manifest)
+    return exits.REJECTS if written.lost else annotated.status
+
+
+def _checked(options: Options) -> Thresholds:
+    """Refuses values that no job can run with."""
+    if bool(options.inputs) == (options.predictions is not None):
+        raise ConfigError(
+            "needs INPUTS, to annotate them, or --predictions, an output of annotate: one of them"
+        )
+    for name in ("per_source", "per_cluster", "pose_clusters", "per_shard"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    for name in ("weight_power", "still_mm", "still_box", "examples", "seed"):
+        if not getattr(options, name) >= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name):g}: must not be negative")
+    if options.pose_clusters > 4096:
+        raise ConfigError(f"--pose-clusters {options.pose_clusters}: at most 4096")
+    if not -1 <= options.equal_bits <= 3:
+        raise ConfigError(f"--equal-bits {options.equal_bits}: must be between -1 and 3")
+    if not 1 <= options.crop_factor <= 100:
+        raise ConfigError(f"--crop-factor {options.crop_factor:g}: must be between 1 and 100")
+    return thresholds(options.min_confidence, options.min_confidence_of, options.max_expected_error)
+
+
+def _annotated(options: Options, output: str) -> Annotated | None:
+    """Returns the annotations, after making what is lacking of them; None where only the plan was asked for."""
+    uri, status = storage.canonical(options.predictions or storage.join(output, PREDICTIONS)), exits.DONE
+    if options.predictions is None:
+        named = {field.name: getattr(options, field.name) for field in fields(annotate.Options)}
+        status = annotate.run(annotate.Options(**{**named, "output": uri}))
+        if options.dry_run:
+            return None
+    job = record.of_annotate(uri)
+    given_up = set(job["plan"]["given_up"])
+    units = [unit for unit in load_plan(uri) if unit.input not in given_up]
+    parts = committed(uri, units, job["fingerprint"])
+    if len(parts) < len(units) and options.limit is None and status != exits.STOPPED:
+        raise ConfigError(
+            f"{uri}: {len(units) - len(parts)} of {len(units)} units are not annotated yet; the command that its "
+            "job.json names continues"
+        )
+    there = tuple(unit for unit in units if unit.unit_id in parts)
+    said = read_metadata(uri, "annotations", parts[there[0].unit_id].file) if there else {}
+    return Annotated(uri, job, there, parts, {**job["conventions"], **said}, status)
+
+
+def _content(options: Options, annotated: Annotated) -> dict[str, Any]:
+    """What decides what is in the shards."""
+    names = (
+        *("min_confidence", "min_confidence_of", "max_expected_error", "weight_power", "per_source"),
+        *(
+            "pose_clusters",
+            "per_cluster",
+            "still_mm",
+            "still_box",
+            "equal_bits",
+            "seed",
+            "frames",
+            "crop_factor",
+        ),
+        *("per_shard", "split"),
+    )
+    units = [f"{unit.unit_id} {unit.version}" for unit in annotated.units]
+    return {
+        **json.loads(json.dumps({name: getattr(options, name) for name in names})),
+        "predictions": annotated.uri,
+        "predictions_fingerprint": annotated.job["fingerprint"],
+        "annotations": f"{len(units)} units, {hashlib.sha256(chr(10).join(units).encode()).hexdigest()[:16]}",
+    }
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _job_json(options: Options, content: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    return {
+        "command": "pseudo-label",
+        "options": record.without_secrets(asdict(options)),
+        "content": content,
+        "fingerprint": fingerprint,
+        "versions": record.versions(),
+        "machine": record.machine(),
+    }
+
+
+def _forget(output: str) -> None:
+    """Removes what another job chose and wrote there; annotations and surveys are held to fingerprints of their own."""
+    for name in ("manifest.json", "manifest.parquet", "datasheet.html", SELECTION_FILE):
+        storage.delete(storage.join(output, name))
+    for file in list(storage.list_files(output)):
+        name = storage.key_below(output, file.uri)
+        if name.startswith(PREFIX) and name.endswith(".tar"):
+            storage.delete(file.uri)
+
+
+def _survey(options: Options, output: str, annotated: Annotated, limits: Thresholds) -> None:
+    """Surveys the annotated units that are not surveyed yet."""
+    if limits.max_error_mm is not None and not _has_expected_error(annotated):
+        raise ConfigError(
+            f"--max-expected-error: {annotated.uri} has no column expected_error_mm; its weights are not calibrated"
+        )
+    about = {
+        "predictions": annotated.job["fingerprint"],
+        "thresholds": asdict(limits),
+        "seed": options.seed,
+        "hashes": options.equal_bits >= 0,
+    }
+    survey = Survey(
+        output=output,
+        predictions=annotated.uri,
+        parts=annotated.parts,
+        thresholds=limits,
+        seed=options.seed,
+        hashes=options.equal_bits >= 0,
+        fingerprint=_digest(about),
+    )
+    done = surveyed(survey, annotated.units)
+    left = [unit for unit in annotated.units if unit.unit_id not in done]
+    if left:
+        say(f"surveying the hands of {len(left)} units")
+        storage.delete(storage.join(output, SELECTION_FILE))
+        work.carry_out(lambda _: survey_flow(survey), left, address=options.address)
+
+
+def _has_expected_error(annotated: Annotated) -> bool:
+    first = next(iter(annotated.units), None)
+    if first is None:
+        return True
+    table = read_table(annotated.uri, "annotations", annotated.parts[first.unit_id])
+    return "expected_error_mm" in table.column_names
+
+
+def _choose(options: Options, output: str, annotated: Annotated, fingerprint: str) -> Chosen:
+    balance = Balance(
+        motion=Motion(options.still_mm, options.still_box),
+        equal_bits=None if options.equal_bits < 0 else options.equal_bits,
+        per_source=options.per_source,
+        clusters=options.pose_clusters,
+        per_cluster=options.per_cluster,
+        seed=options.seed,
+    )
+    started = time.monotonic()
+    chosen, hands = select(output, annotated.units, balance)
+    chosen = store(
+        output,
+        annotated.units,
+        chosen,
+        hands,
+        per_shard=options.per_shard,
+        examples=options.examples,
+        fingerprint=fingerprint,
+    )
+    say(f"chose {chosen.by_reason()[KEPT]} of {chosen.hands} hands in {time.monotonic() - started:.1f} s")
+    return chosen
+
+
+def _writer(options: Options, output: str, annotated: Annotated) -> ShardWriter:
+    tips = annotated.job["conventions"]["fingertip_vertices"].split(",")
+    return ShardWriter(
+        output=output,
+        predictions=annotated.uri,
+        units={unit.unit_id: unit for unit in annotated.units},
+        parts=annotated.parts,
+        belongings=Belongings(annotated.job["hand_model"], tuple(map(int, tips)), options.split),
+        frames=options.frames,
+        crop_factor=options.crop_factor,
+        power=options.weight_power,
+        per_shard=options.per_shard,
+    )
+
+
+def _manifest(
+    options: Options,
+    annotated: Annotated,
+    content: Mapping[str, Any],
+    fingerprint: str,
+    chosen: Chosen,
+    written: Written,
+    shards: int,
+) -> dict[str, Any]:
+    """What manifest.json says: where the hands come from, how they were chosen, and what became of each."""
+    fates = chosen.counts.copy()
+    for (side, source, reason), number in written.lost.items():
+        fates[side, source, KEPT] -= number
+        fates[side, source, reason] += number
+    total = _by(fates, lambda _side, _source: "all").get("all", {})
+    assert sum(total.values()) == chosen.hands, "hands were lost between the annotations and the account"
+    assert total.get(KEPT, 0) == written.hands
+    weights = annotated.job["weights"]
+    return {
+        "licence": options.licence,
+        "model": annotated.conventions["model"],
+        "weights": {"sha256": weights["sha256"], "source": weights["source"], "trained": weights["trained"]},
+        "weights_trained_on": annotated.conventions.get("weights_trained_on", NOT_STATED),
+        "hand_model": annotated.job["hand_model"],
+        "confidence": annotated.conventions.get("confidence", NOT_STATED),
+        "settings": dict(content),
+        "fingerprint": fingerprint,
+        "hands": {
+            "annotated": chosen.hands,
+            "kept": written.hands,
+            "dropped": {reason: number for reason, number in total.items() if reason != KEPT},
+        },
+        "pictures": written.pictures,
+        "shards": shards,
+        "mean_weight": round(written.weight / written.hands, 4) if written.hands else None,
+        "by_side": _by(fates, lambda side, _source: side),
+        "by_source": _by(fates, lambda _side, source: source),
+        "versions": record.versions(),
+    }
+
+
+def _by(fates: Mapping[tuple[str, str, str], int], group: Any) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (side, source, reason), number in sorted(fates.items()):
+        row = found.setdefault(group(side, source), {})
+        row[reason] = row.get(reason, 0) + number
+    return found
+
+
+def _show(output: str, manifest: Mapping[str, Any]) -> None:
+    hands = manifest["hands"]
+    print(f"{hands['annotated']} hands annotated: {hands['kept']} kept, in {manifest['pictures']} pictures")
+    for reason, number in sorted(hands["dropped"].items(), key=lambda item: -item[1]):
+        print(f"  dropped  {number:6d}  {reason}")
+    print(f"{manifest['shards']} shards, {storage.join(output, 'datasheet.html')}")
+    print(f"results: {output}")
+
+
+if __name__ == "__main__":
+    from jobs.cli import command
+
+    command(["pseudo-label", *sys.argv[1:]])

@@ -1,0 +1,74 @@
+"""OUTPUT/manifest.parquet: every hand of the shards, where it comes from and where it is."""
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import ConfigError
+from pipeline.pseudo_labels.shards import ACCOUNT, FOLDER
+from pipeline.records import Unit
+from pipeline.sinks.parts import part_uri, read_file
+from pipeline.synthesis.shards import shard_uri
+
+FILE = "manifest.parquet"
+READS_AT_ONCE = 16
+
+
+@dataclass
+class Written:
+    """What is in the shards. lost: hands by side, source and reason that were chosen, and are not in them."""
+
+    hands: int = 0
+    pictures: int = 0
+    weight: float = 0.0
+    lost: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+
+def missing(output: str, shards: Sequence[Unit]) -> list[Unit]:
+    """Returns the shards that are not there yet."""
+    there = {file.uri for file in storage.list_files(output)}
+    return [shard for shard in shards if shard_uri(output, shard) not in there]
+
+
+def write_manifest(output: str, shards: Sequence[Unit], metadata: dict[str, str]) -> Written:
+    """Writes the accounts of all shards as one table, in order, a row group each; holds it compressed.
+
+    Raises:
+        ConfigError: the account of a shard that is there is missing or damaged.
+    """
+    written, left, sink = Written(), iter(shards), io.BytesIO()
+    schema = ACCOUNT.remove(ACCOUNT.get_field_index("dropped"))
+    with (
+        pq.ParquetWriter(sink, schema.with_metadata(metadata), compression="zstd") as writer,
+        ThreadPoolExecutor(READS_AT_ONCE) as pool,
+    ):
+        while some := list(islice(left, READS_AT_ONCE)):
+            for table in pool.map(lambda shard: _account(output, shard), some):
+                is_there = pc.is_null(table["dropped"])
+                for row in table.filter(pc.invert(is_there)).to_pylist():
+                    written.lost[row["side"], row["source"], row["dropped"]] += 1
+                rows = table.filter(is_there)
+                written.hands += rows.num_rows
+                written.pictures += len(pc.unique(rows["member"]))
+                written.weight += pc.sum(rows["weight"]).as_py() or 0.0
+                writer.write_table(rows.select(schema.names).replace_schema_metadata(metadata))
+    storage.put(storage.join(output, FILE), sink.getvalue())
+    return written
+
+
+def _account(output: str, shard: Unit) -> pa.Table:
+    try:
+        return read_file(output, FOLDER, shard.unit_id)
+    except (OSError, pa.ArrowException) as error:
+        where = part_uri(output, FOLDER, shard.unit_id)
+        raise ConfigError(
+            f"{where}: is missing or damaged ({error}); remove {shard.unit_id}.tar to do that shard again"
+        ) from error

@@ -1,0 +1,61 @@
+"""A hash by which copies of a picture are known, however they were scaled or compressed."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_SIDE = 32  # pixels, of which the lowest frequencies are taken
+
+
+def perceptual_hash(picture: NDArray[np.uint8]) -> int:
+    """64 bits of an RGB picture (H, W, 3): the signs of its 64 lowest cosine frequencies, about their median.
+
+    The hash known as pHash (phash.org), without its constant term.
+    """
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low = cv2.dct(small)[:9, :9].ravel()[1:65]
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def hand_hash(picture: NDArray[np.uint8], bbox: Sequence[float], factor: float = 1.25) -> int:
+    """The hash of what lies in a box (x, y, w, h) in pixels, enlarged about its centre and cut at the border."""
+    height, width = picture.shape[:2]
+    x, y, w, h = bbox
+    grow_x, grow_y = w * (factor - 1) / 2, h * (factor - 1) / 2
+    left, right = np.clip([round(x - grow_x), round(x + w + grow_x)], 0, width)
+    top, bottom = np.clip([round(y - grow_y), round(y + h + grow_y)], 0, height)
+    if right - left < 1 or bottom - top < 1:
+        return 0
+    return perceptual_hash(np.ascontiguousarray(picture[top:bottom, left:right]))
+
+
+def first_of_equal(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
+    """Says which of n hashes (n, 2), in order, are the first of their kind; others differ from one in few bits.
+
+    Two hashes of 128 bits that differ in at most three agree in one of four parts of 32; only those are compared.
+
+    bits: how many may differ, 0 to 3.
+    """
+    assert 0 <= bits <= 3, "four parts find no more differences than three"
+    first = np.ones(len(hashes), bool)
+    for part in range(4):
+        shift = np.uint64(16 * part)
+        key = (hashes >> shift) & np.uint64(0xFFFF)
+        order = np.lexsort((np.arange(len(hashes)), key[:, 1], key[:, 0]))
+        changes = np.flatnonzero((np.diff(key[order], axis=0) != 0).any(axis=1)) + 1
+        starts, stops = np.append(0, changes), np.append(changes, len(order))
+        for group in np.flatnonzero(stops - starts > 1):
+            _thin(order[starts[group] : stops[group]], hashes, first, bits)
+    return first
+
+
+def _thin(group: NDArray[np.int64], hashes: NDArray[np.uint64], first: NDArray[np.bool_], bits: int) -> None:
+    """Marks, in ascending order, what of a group equals an earlier member that stays."""
+    left = group[first[group]]
+    while len(left) > 1:
+        apart = np.bitwise_count(hashes[left[1:]] ^ hashes[left[0]]).sum(axis=1)
+        first[left[1:][apart <= bits]] = False
+        left = left[1:][apart > bits]

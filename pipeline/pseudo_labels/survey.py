@@ -1,0 +1,222 @@
+"""The first pass: of every annotated hand the few numbers by which it is chosen, a part per annotated unit."""
+
+import hashlib
+import io
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.errors import ConfigError, DataError
+from pipeline.flow import Flow, Stage
+from pipeline.pseudo_labels.picture_hash import hand_hash, perceptual_hash
+from pipeline.pseudo_labels.pictures import pictures_of
+from pipeline.pseudo_labels.thresholds import Thresholds
+from pipeline.records import Counts, Unit, UnitRecord
+from pipeline.sinks.parts import Part, part_uri, read_metadata, read_table, write_part
+from pipeline.stages.infer import fixed_lists
+
+FOLDER = "survey"
+UNSURE, TOO_FAR_OFF, UNREADABLE = "low confidence", "large expected error", "unreadable picture"
+READS_AT_ONCE = 16
+
+SURVEY = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("picture", pa.int32(), nullable=False),
+        pa.field("left", pa.bool_(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("bbox", pa.list_(pa.float32(), 4), nullable=False),
+        pa.field("joints", pa.list_(pa.float32(), 63), nullable=False),
+        pa.field("hand_pose", pa.list_(pa.float32(), 45), nullable=False),
+        pa.field("picture_hash", pa.uint64(), nullable=False),
+        pa.field("hand_hash", pa.uint64(), nullable=False),
+        pa.field("rank", pa.uint64(), nullable=False),
+        pa.field("dropped", pa.string()),
+    ]
+)
+"""A row per annotated hand, in the annotations' order. row: its number there. picture: counts the unit's pictures that
+have hands. rank: a random number that depends on the seed and the hand's name alone. dropped: why it is none."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a survey is made of.
+
+    predictions: the output of annotate, and `parts` its committed parts. hashes: whether pictures are read and hashed.
+    """
+
+    output: str
+    predictions: str
+    parts: Mapping[str, Part]
+    thresholds: Thresholds
+    seed: int
+    hashes: bool
+    fingerprint: str
+
+    def __call__(self) -> "SurveyUnit":
+        return SurveyUnit(self)
+
+
+class SurveyUnit:
+    """Surveys one annotated unit; its part, which is written once and whole, commits it."""
+
+    def __init__(self, survey: Survey) -> None:
+        self.survey = survey
+
+    def __call__(self, record: UnitRecord) -> UnitRecord:
+        started = time.perf_counter()
+        unit, survey = record.unit, self.survey
+        part = survey.parts[unit.unit_id]
+        table = read_table(survey.predictions, "annotations", part)
+        dropped = _judged(table, survey.thresholds)
+        hashes = np.zeros((table.num_rows, 2), np.uint64)
+        if survey.hashes and None in dropped:
+            self._hash(unit, table, dropped, hashes)
+        picture = _pictures(table)
+        rows = pa.Table.from_arrays(
+            [
+                pa.array(range(table.num_rows), pa.int32()),
+                pa.array(picture, pa.int32()),
+                pa.array([side == "left" for side in table["side"].to_pylist()], pa.bool_()),
+                table["confidence"].combine_chunks(),
+                *(fixed_lists(_numbers(table, name), SURVEY.field(name).type) for name in _VECTORS),
+                pa.array(hashes[:, 0]),
+                pa.array(hashes[:, 1]),
+                pa.array([rank(survey.seed, name) for name in table["instance_id"].to_pylist()], pa.uint64()),
+                pa.array(dropped, pa.string()),
+            ],
+            schema=SURVEY,
+        )
+        write_part(part_uri(survey.output, FOLDER, unit.unit_id), rows, _metadata(survey, unit, part))
+        samples = max(picture, default=-1) + 1
+        counts = Counts(
+            samples=samples, samples_with_hands=samples, hands=table.num_rows, hands_annotated=table.num_rows
+        )
+        return replace(record, counts=counts).timed("survey", time.perf_counter() - started)
+
+    def _hash(
+        self, unit: Unit, table: pa.Table, dropped: list[str | None], hashes: NDArray[np.uint64]
+    ) -> None:
+        """Fills in the hashes of the hands that are still there; a picture that is not drops its hands."""
+        boxes = _numbers(table, "bbox")
+        left = [number for number, reason in enumerate(dropped) if reason is None]
+        for rows, image in pictures_of(self.survey.predictions, unit, table, left):
+            if isinstance(image, DataError):
+                for row in rows:
+                    dropped[row] = UNREADABLE
+                continue
+            whole = perceptual_hash(image)
+            for row in rows:
+                hashes[row] = whole, hand_hash(image, boxes[row])
+
+
+_VECTORS = ("bbox", "joints", "hand_pose")
+
+
+def survey_flow(survey: Survey) -> Flow:
+    """Returns the one stage that surveys units."""
+    return Flow("survey", (Stage("survey", survey, cpus=1.0),))
+
+
+def surveyed(survey: Survey, units: Sequence[Unit]) -> set[str]:
+    """Returns the ids of the units whose survey is there: of this fingerprint and of these annotations."""
+    present = {
+        storage.name_of(file.uri).removesuffix(".parquet")
+        for file in storage.list_files(storage.join(survey.output, FOLDER))
+    }
+    there = [unit for unit in units if unit.unit_id in present]
+
+    def is_current(unit: Unit) -> bool:
+        try:
+            said = read_metadata(survey.output, FOLDER, unit.unit_id)
+        except (OSError, pa.ArrowException):
+            return False
+        return _metadata(survey, unit, survey.parts[unit.unit_id]).items() <= said.items()
+
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        return {unit.unit_id for unit, now in zip(there, pool.map(is_current, there), strict=True) if now}
+
+
+def read_surveys(
+    output: str, units: Iterable[Unit], columns: Sequence[str]
+) -> Iterator[tuple[Unit, pa.Table]]:
+    """Yields each unit with some columns of its survey, in order, a few read ahead."""
+
+    def read(unit: Unit) -> pa.Table:
+        data = storage.read(part_uri(output, FOLDER, unit.unit_id))
+        return pq.read_table(io.BytesIO(data), columns=list(columns))
+
+    left = iter(units)
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        while some := list(islice(left, READS_AT_ONCE)):
+            yield from zip(some, pool.map(read, some), strict=True)
+
+
+def vectors(table: pa.Table, name: str) -> NDArray[np.float32]:
+    """Returns a column of fixed-size lists as (n, size)."""
+    size = SURVEY.field(name).type.list_size
+    flat = table[name].combine_chunks().flatten()
+    return np.asarray(flat.to_numpy(zero_copy_only=False), np.float32).reshape(-1, size)
+
+
+def rank(seed: int, instance_id: str) -> int:
+    """Returns 64 random bits of a hand: the order in which hands are preferred where not all are taken."""
+    text = f"{seed}\0{instance_id}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def _judged(table: pa.Table, thresholds: Thresholds) -> list[str | None]:
+    """Returns why each hand is dropped, None where it is not.
+
+    Raises:
+        ConfigError: a limit on the expected error, and no such column.
+    """
+    sides, sources = table["side"].to_pylist(), table["source"].to_pylist()
+    least = {pair: thresholds.confidence(pair[1], pair[0]) for pair in set(zip(sides, sources, strict=True))}
+    confidence = table["confidence"].to_pylist()
+    errors: list[Any] = [None] * table.num_rows
+    if thresholds.max_error_mm is not None:
+        if "expected_error_mm" not in table.column_names:
+            raise ConfigError("--max-expected-error: the annotations have no column expected_error_mm")
+        errors = table["expected_error_mm"].to_pylist()
+    found: list[str | None] = []
+    for side, source, sure, error in zip(sides, sources, confidence, errors, strict=True):
+        # What is not known to be good enough is not.
+        if not sure >= least[side, source]:
+            found.append(UNSURE)
+        elif thresholds.max_error_mm is not None and not (error or np.inf) <= thresholds.max_error_mm:
+            found.append(TOO_FAR_OFF)
+        else:
+            found.append(None)
+    return found
+
+
+def _pictures(table: pa.Table) -> list[int]:
+    """Returns the number of each row's picture; the hands of one stand together."""
+    numbers: dict[tuple[str, int | None], int] = {}
+    places = zip(table["key"].to_pylist(), table["frame_index"].to_pylist(), strict=True)
+    return [numbers.setdefault(place, len(numbers)) for place in places]
+
+
+def _numbers(table: pa.Table, name: str) -> NDArray[np.float32]:
+    column = table[name].combine_chunks()
+    while isinstance(column, pa.FixedSizeListArray):
+        column = column.flatten()
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.float32).reshape(table.num_rows, -1)
+
+
+def _metadata(survey: Survey, unit: Unit, part: Part) -> dict[str, str]:
+    return {
+        "fingerprint": survey.fingerprint,
+        "unit_version": unit.version,
+        "annotated": part.counts.to_json(),
+    }
