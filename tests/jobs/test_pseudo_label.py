@@ -1,0 +1,176 @@
+"""`handocc pseudo-label` as a person runs it: what it writes is read by training, killed or not it is the same."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import main
+from model.augmentation import AugmentationRanges
+from model.mano.synthetic import synthetic_hand
+from pipeline.training.order import Order
+from pipeline.training.windows import WindowReader
+from tests.conftest import REPOSITORY, Handocc
+from tests.films import PLAIN, encode
+from tests.training_shards import segments
+
+NETWORK = ("--model", "tiny", "--weights", "random:0")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    paths = [*folder.glob("*.tar"), folder / "manifest.parquet", *(folder / "accounts").glob("*.parquet")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+
+
+def require_sums(output: Path) -> dict[str, Any]:
+    """Holds the manifest against itself and against what is there."""
+    manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text())
+    hands = manifest["hands"]
+    assert hands["annotated"] == hands["kept"] + sum(hands["dropped"].values())
+    for groups in (manifest["by_side"], manifest["by_source"]):
+        assert sum(sum(row.values()) for row in groups.values()) == hands["annotated"]
+    rows = pq.read_table(output / "manifest.parquet")
+    assert rows.num_rows == hands["kept"]
+    assert (
+        len({*zip(rows["shard"].to_pylist(), rows["member"].to_pylist(), strict=True)})
+        == manifest["pictures"]
+    )
+    assert {*rows["shard"].to_pylist()} == {path.name for path in output.glob("pseudo-*.tar")}
+    return manifest
+
+
+@pytest.mark.ray
+def test_what_it_writes_is_what_training_reads(tmp_path: Path, shards: Path, handocc: Handocc) -> None:
+    output = tmp_path / "out"
+    command = ("pseudo-label", f"{shards}/*.tar", "--output", output, *NETWORK)
+    command = (*command, "--min-confidence", "0", "--per-shard", "10", "--licence", "CC0-1.0")
+    done = handocc(*command)
+    assert done.returncode == 0, done.stderr
+    manifest = require_sums(output)
+    assert manifest["licence"] == "CC0-1.0"
+    assert not manifest["weights"]["trained"]
+    page = (output / "datasheet.html").read_text()
+    assert "UNTRAINED" in page
+    assert "data:image/jpeg;base64," in page
+    assert "http" not in page.split("<table>")[0], "it needs nothing from elsewhere"
+
+    runs = segments(output)
+    order = Order([unit.last - unit.first for unit in runs], lanes=1, micro_batch=8, seed=0)
+    reader = WindowReader(runs, 64, 0, AugmentationRanges(), synthetic_hand().name)
+    (window, *_) = order.windows(0, 0)
+    read = reader(window)
+    assert not read.skipped
+    assert read.samples.has_mano.all()
+    assert 0 < read.samples.weight.min() <= read.samples.weight.max() < 1
+
+    # Nothing is left, so that no cluster is started; other settings are refused and chosen anew.
+    before = digests(output)
+    assert main([str(word) for word in command]) == 0
+    assert digests(output) == before
+    assert main([str(word) for word in (*command, "--per-source", 5)]) == 2
+    stored = ("pseudo-label", "--predictions", output / "predictions", "--output", tmp_path / "stored")
+    again = handocc(*stored, "--min-confidence", "0", "--per-source", "5", "--still-mm", "0")
+    assert again.returncode == 0, again.stderr
+    assert require_sums(tmp_path / "stored")["hands"]["kept"] == 10
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_killed_again_and_again_it_writes_the_same_bytes(
+    tmp_path: Path, shards: Path, handocc: Handocc
+) -> None:
+    def command(output: Path) -> Sequence[str]:
+        options = ["--min-confidence", "0", "--per-shard", "4", "--per-cluster", "3", "--pose-clusters", "5"]
+        return ["pseudo-label", f"{shards}/*.tar", "--output", str(output), *NETWORK, *options]
+
+    assert handocc(*command(tmp_path / "undisturbed")).returncode == 0
+    output = tmp_path / "out"
+    moments = ["predictions/annotations/*.parquet", "survey/*.parquet", "selection.parquet", "pseudo-*.tar"]
+    for moment in moments:
+        watched = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *command(output)],
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 300
+        while not list(output.glob(moment)) and watched.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        watched.kill()
+        watched.wait()
+        assert list(output.glob(moment)), moment
+    assert not (output / "manifest.json").exists()
+    done = handocc(*command(output))
+    assert done.returncode == 0, done.stderr
+    assert digests(output) == digests(tmp_path / "undisturbed")
+    require_sums(output)
+    assert not list(output.rglob(".tmp-*"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_frames_of_a_film_are_thinned_and_both_hands_of_a_frame_stay_together(
+    tmp_path: Path, handocc: Handocc
+) -> None:
+    film = encode(tmp_path, PLAIN, frames=12)
+    rows = [
+        f"{film.name},{frame},{x},20,50,50,{side}"
+        for frame in range(12)
+        for x, side in ((5, "left"), (70, "right"))
+    ]
+    (tmp_path / "boxes.csv").write_text("key,frame_index,x,y,w,h,side\n" + "\n".join(rows) + "\n")
+    output = tmp_path / "out"
+    command = ("pseudo-label", film, "--output", output, *NETWORK, "--boxes", tmp_path / "boxes.csv")
+    done = handocc(*command, "--min-confidence", "0", "--still-mm", "0", "--equal-bits", "-1")
+    assert done.returncode == 0, done.stderr
+    assert require_sums(output)["hands"]["kept"] == 24
+    table = pq.read_table(output / "manifest.parquet").to_pydict()
+    assert table["frame_index"] == [frame for frame in range(12) for _ in range(2)]
+    assert table["hand"] == [0, 1] * 12
+    assert table["side"] == ["left", "right"] * 12
+    # Hands that never move: one of each side is kept.
+    done = handocc(
+        *("pseudo-label", "--predictions", output / "predictions", "--output", tmp_path / "still"),
+        *("--min-confidence", "0", "--still-mm", "1000", "--frames", "whole"),
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = require_sums(tmp_path / "still")
+    assert manifest["hands"]["kept"] == 2
+    assert manifest["hands"]["dropped"] == {"near-duplicate": 22}
+    (run,) = segments(tmp_path / "still")
+    assert np.ptp([run.first, run.last]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "needs --min-confidence"),
+        (["--min-confidence", "0.5"], "needs INPUTS, to annotate them, or --predictions"),
+        (["in", "--min-confidence", "2"], "--min-confidence 2: must be between 0 and 1"),
+        (["in", "--min-confidence", "0", "--min-confidence-of", "left"], "must be [SIDE:]GLOB=X"),
+        (["in", "--min-confidence", "0", "--per-cluster", "0"], "--per-cluster 0: must be at least 1"),
+        (["in", "--min-confidence", "0", "--equal-bits", "4"], "must be between -1 and 3"),
+        (["in", "--min-confidence", "0", "--weight-power", "-1"], "must not be negative"),
+        (["--predictions", "nowhere", "--min-confidence", "0"], "no output of `handocc annotate`"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["pseudo-label", *arguments, "--output", "out"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("handocc pseudo-label: ")
+    assert said in last
