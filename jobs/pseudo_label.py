@@ -21,6 +21,7 @@ from pipeline.pseudo_labels.manifest import Written, missing, write_manifest
 from pipeline.pseudo_labels.near_duplicates import Motion
 from pipeline.pseudo_labels.selection import FILE as SELECTION_FILE
 from pipeline.pseudo_labels.selection import KEPT, Balance, Chosen, select, store, stored
+from pipeline.pseudo_labels.shards import FOLDER as ACCOUNTS
 from pipeline.pseudo_labels.shards import PREFIX, Frames, ShardWriter, plan_shards, shards_flow
 from pipeline.pseudo_labels.survey import Survey, survey_flow, surveyed
 from pipeline.pseudo_labels.thresholds import Thresholds, thresholds
@@ -91,16 +92,18 @@ def run(options: Options) -> int:
     started = time.monotonic()
     limits = _checked(options)
     output = storage.canonical(options.output)
+    if options.dry_run:
+        return annotate.run(_of_annotate(options, output))
     storage.require_writable(output)
     with contextlib.ExitStack() as until_done:
         until_done.enter_context(lease.hold(output))
         storage.sweep(output)
-        if record.read(output, "manifest.json") is None and not options.dry_run:
+        if record.read(output, "manifest.json") is None:
             # One cluster for all that follows.
             until_done.enter_context(connect(options.address))
         annotated = _annotated(options, output)
-        if annotated is None or annotated.status == exits.STOPPED or options.dry_run:
-            return exits.DONE if annotated is None else annotated.status
+        if annotated.status == exits.STOPPED:
+            return exits.STOPPED
         content = _content(options, annotated)
         fingerprint = _digest(content)
         if not options.overwrite:
@@ -153,14 +156,31 @@ def _checked(options: Options) -> Thresholds:
     return thresholds(options.min_confidence, options.min_confidence_of, options.max_expected_error)
 
 
-def _annotated(options: Options, output: str) -> Annotated | None:
-    """Returns the annotations, after making what is lacking of them; None where only the plan was asked for."""
+def _require_no_annotating(options: Options) -> None:
+    """Refuses options that would say how to annotate what is annotated already."""
+    given = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(annotate.Options)
+        if field.name not in ("inputs", "output", "overwrite", "address")
+        and getattr(options, field.name) != field.default
+    ]
+    if given:
+        raise ConfigError(
+            f"--predictions {options.predictions}: is annotated already; leave out {', '.join(given)}"
+        )
+
+
+def _of_annotate(options: Options, output: str) -> annotate.Options:
+    """Returns how the inputs are annotated."""
+    named = {field.name: getattr(options, field.name) for field in fields(annotate.Options)}
+    return annotate.Options(**{**named, "output": storage.join(output, PREDICTIONS)})
+
+
+def _annotated(options: Options, output: str) -> Annotated:
+    """Returns the annotations, after making what is lacking of them."""
     uri, status = storage.canonical(options.predictions or storage.join(output, PREDICTIONS)), exits.DONE
     if options.predictions is None:
-        named = {field.name: getattr(options, field.name) for field in fields(annotate.Options)}
-        status = annotate.run(annotate.Options(**{**named, "output": uri}))
-        if options.dry_run:
-            return None
+        status = annotate.run(_of_annotate(options, output))
     job = record.of_annotate(uri)
     given_up = set(job["plan"]["given_up"])
     units = [unit for unit in load_plan(uri) if unit.input not in given_up]
@@ -219,9 +239,9 @@ def _forget(output: str) -> None:
     """Removes what another job chose and wrote there; annotations and surveys are held to fingerprints of their own."""
     for name in ("manifest.json", "manifest.parquet", "datasheet.html", SELECTION_FILE):
         storage.delete(storage.join(output, name))
-    for file in list(storage.list_files(output)):
-        name = storage.key_below(output, file.uri)
-        if name.startswith(PREFIX) and name.endswith(".tar"):
+    # The shards, which vouch for their accounts, go first.
+    for file in sorted(storage.list_files(output), key=lambda file: not file.uri.endswith(".tar")):
+        if storage.key_below(output, file.uri).removeprefix(f"{ACCOUNTS}/").startswith(PREFIX):
             storage.delete(file.uri)
 
 

@@ -159,6 +159,7 @@ def test_frames_of_a_film_are_thinned_and_both_hands_of_a_frame_stay_together(
         (["in", "--min-confidence", "0", "--per-cluster", "0"], "--per-cluster 0: must be at least 1"),
         (["in", "--min-confidence", "0", "--equal-bits", "4"], "must be between -1 and 3"),
         (["in", "--min-confidence", "0", "--weight-power", "-1"], "must not be negative"),
+        (["--predictions", "p", "--min-confidence", "0", "--boxes", "whole"], "leave out --boxes"),
         (["--predictions", "nowhere", "--min-confidence", "0"], "no output of `handocc annotate`"),
     ],
 )
