@@ -98,12 +98,13 @@ def run(options: Options) -> int:
     with contextlib.ExitStack() as until_done:
         until_done.enter_context(lease.hold(output))
         storage.sweep(output)
-        if record.read(output, "manifest.json") is None:
-            # One cluster for all that follows.
-            until_done.enter_context(connect(options.address))
         annotated = _annotated(options, output)
         if annotated.status == exits.STOPPED:
             return exits.STOPPED
+        if limits.max_error_mm is not None and not _has_expected_error(annotated):
+            raise ConfigError(
+                f"--max-expected-error: {annotated.uri} has no column expected_error_mm; `handocc calibrate` first"
+            )
         content = _content(options, annotated)
         fingerprint = _digest(content)
         if not options.overwrite:
@@ -111,6 +112,9 @@ def run(options: Options) -> int:
         elif (record.read(output, "job.json") or {}).get("fingerprint") != fingerprint:
             _forget(output)
         record.write(output, "job.json", _job_json(options, content, fingerprint))
+        if record.read(output, "manifest.json") is None:
+            # One cluster for both passes.
+            until_done.enter_context(connect(options.address))
         if options.licence == NOT_STATED:
             say("note: --licence is not given: the manifest says that none is stated")
         say(f"note: confidence is {annotated.conventions.get('confidence', 'of an unknown kind')}")
@@ -247,10 +251,6 @@ def _forget(output: str) -> None:
 
 def _survey(options: Options, output: str, annotated: Annotated, limits: Thresholds) -> None:
     """Surveys the annotated units that are not surveyed yet."""
-    if limits.max_error_mm is not None and not _has_expected_error(annotated):
-        raise ConfigError(
-            f"--max-expected-error: {annotated.uri} has no column expected_error_mm; its weights are not calibrated"
-        )
     about = {
         "predictions": annotated.job["fingerprint"],
         "thresholds": asdict(limits),

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +18,6 @@ from model.mano.synthetic import synthetic_hand
 from pipeline.training.order import Order
 from pipeline.training.windows import WindowReader
 from tests.conftest import REPOSITORY, Handocc
-from tests.films import PLAIN, encode
 from tests.training_shards import segments
 
 NETWORK = ("--model", "tiny", "--weights", "random:0")
@@ -113,40 +111,6 @@ def test_killed_again_and_again_it_writes_the_same_bytes(
     assert digests(output) == digests(tmp_path / "undisturbed")
     require_sums(output)
     assert not list(output.rglob(".tmp-*"))
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_frames_of_a_film_are_thinned_and_both_hands_of_a_frame_stay_together(
-    tmp_path: Path, handocc: Handocc
-) -> None:
-    film = encode(tmp_path, PLAIN, frames=12)
-    rows = [
-        f"{film.name},{frame},{x},20,50,50,{side}"
-        for frame in range(12)
-        for x, side in ((5, "left"), (70, "right"))
-    ]
-    (tmp_path / "boxes.csv").write_text("key,frame_index,x,y,w,h,side\n" + "\n".join(rows) + "\n")
-    output = tmp_path / "out"
-    command = ("pseudo-label", film, "--output", output, *NETWORK, "--boxes", tmp_path / "boxes.csv")
-    done = handocc(*command, "--min-confidence", "0", "--still-mm", "0", "--equal-bits", "-1")
-    assert done.returncode == 0, done.stderr
-    assert require_sums(output)["hands"]["kept"] == 24
-    table = pq.read_table(output / "manifest.parquet").to_pydict()
-    assert table["frame_index"] == [frame for frame in range(12) for _ in range(2)]
-    assert table["hand"] == [0, 1] * 12
-    assert table["side"] == ["left", "right"] * 12
-    # Hands that never move: one of each side is kept.
-    done = handocc(
-        *("pseudo-label", "--predictions", output / "predictions", "--output", tmp_path / "still"),
-        *("--min-confidence", "0", "--still-mm", "1000", "--frames", "whole"),
-    )
-    assert done.returncode == 0, done.stderr
-    manifest = require_sums(tmp_path / "still")
-    assert manifest["hands"]["kept"] == 2
-    assert manifest["hands"]["dropped"] == {"near-duplicate": 22}
-    (run,) = segments(tmp_path / "still")
-    assert np.ptp([run.first, run.last]) == 1
 
 
 @pytest.mark.parametrize(

@@ -18,26 +18,44 @@ import torch
 
 from model.augmentation import AugmentationRanges
 from model.config import preset
+from model.crop import CROP_RULES
 from model.handoccnet.network import HandOutput
 from model.losses import LOSSES, losses
 from model.mano.layer import ManoLayer
 from model.mano.synthetic import synthetic_hand
+from model.weights import random_weights
+from pipeline import boxes, local
+from pipeline.annotation import Annotation
 from pipeline.errors import ConfigError
+from pipeline.flow import Workers
+from pipeline.inputs import find_inputs
 from pipeline.pseudo_labels import clusters
 from pipeline.pseudo_labels.labels import Belongings, region
 from pipeline.pseudo_labels.manifest import Written, write_manifest
 from pipeline.pseudo_labels.near_duplicates import Motion, Walk
 from pipeline.pseudo_labels.picture_hash import first_of_equal, perceptual_hash
-from pipeline.pseudo_labels.selection import EQUAL, KEPT, OF_POSE, OF_SOURCE, Balance, Chosen, select, store
+from pipeline.pseudo_labels.selection import (
+    EQUAL,
+    KEPT,
+    NEAR_DUPLICATE,
+    OF_POSE,
+    OF_SOURCE,
+    Balance,
+    Chosen,
+    select,
+    store,
+)
 from pipeline.pseudo_labels.shards import Frames, ShardWriter, plan_shards
 from pipeline.pseudo_labels.survey import UNREADABLE, UNSURE, Survey
 from pipeline.pseudo_labels.thresholds import thresholds
 from pipeline.records import Unit, UnitRecord
 from pipeline.sinks.parts import Part, committed, part_uri, write_part
+from pipeline.sources import SOURCES
 from pipeline.stages.decode import decode_image
 from pipeline.training.samples import concatenate, training_sample
 from pipeline.training.targets import to_targets
-from pipeline.units import load_plan
+from pipeline.units import load_plan, settle
+from tests.films import PLAIN, drawn, encode
 from tests.pipeline.evaluation.annotated import FINGERPRINT, Hand, annotate
 
 ALL = Balance(Motion(0, 0), None, None, 64, None, 0)
@@ -59,6 +77,7 @@ def pseudo_label(
     predictions: Path,
     output: Path,
     *,
+    fingerprint: str = FINGERPRINT,
     least: float = 0.0,
     rules: tuple[str, ...] = (),
     balance: Balance = ALL,
@@ -67,7 +86,7 @@ def pseudo_label(
 ) -> Made:
     """Runs all stages, as the command does on Ray."""
     units = load_plan(str(predictions))
-    parts = committed(str(predictions), units, FINGERPRINT)
+    parts = committed(str(predictions), units, fingerprint)
     survey = Survey(
         str(output),
         str(predictions),
@@ -331,6 +350,62 @@ def test_in_a_crop_everything_lies_on_the_same_spot_of_the_hand(annotated: Path,
 def _project(joints: Any, camera: Any) -> Any:
     points = np.array(joints)
     return points[:, :2] / points[:, 2:] * camera[:2] + camera[2:]
+
+
+def test_frames_of_a_film_are_thinned_and_both_hands_of_a_frame_stay_together(tmp_path: Path) -> None:
+    film = encode(tmp_path, PLAIN, frames=12)
+    hands = [(frame, *hand) for frame in range(12) for hand in ((5, "left"), (70, "right"))]
+    rows = [f"{film.name},{frame},{x},20,50,50,{side}" for frame, x, side in hands]
+    (tmp_path / "boxes.csv").write_text("key,frame_index,x,y,w,h,side\n" + "\n".join(rows) + "\n")
+    fingerprint = _annotate_film(film, tmp_path / "boxes.csv", tmp_path / "annotated")
+    made = pseudo_label(
+        tmp_path / "annotated", tmp_path / "all", fingerprint=fingerprint, frames="crop", factor=1
+    )
+    assert [(row["frame_index"], row["side"], row["hand"]) for row in made.manifest] == [
+        (frame, side, number) for frame in range(12) for number, side in enumerate(("left", "right"))
+    ]
+    assert len(made.labels) == 12
+    for member, label in made.labels.items():
+        frame = next(row["frame_index"] for row in made.manifest if row["member"] == member)
+        bbox, joints = np.array(label["hands"][0]["bbox"]), np.array(label["hands"][0]["joints_2d"])
+        assert bbox[2:].tolist() == [50, 50]
+        assert np.isfinite(joints).all()
+        shown = decode_image(made.pictures[member])
+        left, top = np.round(np.array([5, 20]) - bbox[:2]).astype(int)
+        there = drawn(frame)[top : top + shown.shape[0], left : left + shown.shape[1]]
+        assert np.abs(shown.astype(int) - there).mean() < 25, "it is another frame, or another part of it"
+    still = replace(ALL, motion=Motion(joints_mm=1000, box=0.1))
+    made = pseudo_label(tmp_path / "annotated", tmp_path / "still", fingerprint=fingerprint, balance=still)
+    assert [(row["frame_index"], row["side"]) for row in made.manifest] == [(0, "left"), (0, "right")]
+    assert made.chosen.by_reason()[NEAR_DUPLICATE] == 22
+
+
+def _annotate_film(film: Path, table: Path, output: Path) -> str:
+    """Annotates a film in this process by an untrained network; returns the fingerprint."""
+    job = Annotation(
+        weights=random_weights(preset("tiny"), 0),
+        hand_model=synthetic_hand(),
+        boxes=boxes.choose(str(table), None),
+        boxes_identity="table",
+        side=None,
+        crop_rule=CROP_RULES["demo"],
+        precision="fp32",
+        meshes="none",
+        vertices=False,
+        unit_rows=5,
+    )
+    inputs, _ = find_inputs([str(film)])
+    settled = settle(
+        str(output),
+        inputs,
+        unit_rows=5,
+        crop_size=64,
+        probe=lambda items: [SOURCES[item.source].probe(item) for item in items],
+    )
+    workers = Workers(task_cpus=1, actor_cpus=0.5, actor_gpus=0, actors=(1, 1), threads=1, device="cpu")
+    for record in local.run(job.flow(str(output), workers, 4), settled.units):
+        assert record.counts.hands_annotated == record.counts.hands
+    return job.fingerprint
 
 
 def test_a_region_holds_all_hands_and_ends_at_the_border() -> None:
