@@ -202,6 +202,7 @@ def encode_film(pictures: Sequence[NDArray[np.uint8]]) -> bytes:
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as film:
         track = film.add_stream(_CODEC, rate=RATE, options=_CODEC_OPTIONS)
+        assert isinstance(track, av.VideoStream)
         track.height, track.width = pictures[0].shape[:2]
         track.pix_fmt = "yuv420p"
         track.codec_context.gop_size = RATE
