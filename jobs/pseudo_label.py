@@ -144,6 +144,8 @@ def _checked(options: Options) -> Thresholds:
         raise ConfigError(
             "needs INPUTS, to annotate them, or --predictions, an output of annotate: one of them"
         )
+    if options.predictions is not None:
+        _require_no_annotating(options)
     for name in ("per_source", "per_cluster", "pose_clusters", "per_shard"):
         value = getattr(options, name)
         if value is not None and value < 1:
