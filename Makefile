@@ -2,17 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMP := $(VENV)/.installed
 DEMO := demo-output
 
 # The tests' clusters are this machine's alone; OpenCV, BLAS and torch must not each take every core.
 export RAY_AUTH_MODE ?= disabled
+export HANDOCC_DETECTOR ?= $(CURDIR)/$(VENV)/hand_landmarker.task
 
 .PHONY: demo test test-all test-rest lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable '.[dev,detect]'
+	# MediaPipe brings an OpenCV with windows, whose files must be those of the headless one.
+	$(PIP) --force-reinstall --no-deps opencv-python-headless
+	$(BIN)/handocc fetch-detector
 	touch $@
 
 demo: $(STAMP)

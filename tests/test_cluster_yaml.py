@@ -117,8 +117,9 @@ def test_nodes_run_the_tested_versions(config: dict[str, Any], repository: Path,
         copied = home / Path(target).relative_to("/home/ray")
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_text((repository / source).read_text())
-    collect, install = (command.replace("/home/ray", str(home)) for command in config["setup_commands"])
+    collect, install, *_ = (command.replace("/home/ray", str(home)) for command in config["setup_commands"])
     subprocess.run(["bash", "-ec", collect.replace("python", sys.executable, 1)], check=True)
-    wanted = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["detect"]]
     assert (home / "requirements.txt").read_text().splitlines() == wanted
     assert "--constraint handocc/constraints.txt --requirement requirements.txt" in install
