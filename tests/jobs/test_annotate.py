@@ -150,6 +150,7 @@ def test_running_it_again_does_nothing_and_another_job_is_refused(
     assert "--overwrite" in other.stderr
 
 
+@pytest.mark.slow
 def test_new_inputs_join_an_output_and_overwriting_replaces_it(
     tmp_path: Path, shards: Path, handocc: Callable[..., Any]
 ) -> None:

@@ -44,6 +44,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_that_would_overwrite_shows_the_plan_that_would_be_made(
     tmp_path: Path, photos: Path, handocc: Callable[..., Any]
 ) -> None:
@@ -83,6 +84,7 @@ def test_options_that_would_change_nothing_or_find_nothing_are_refused(
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_a_limited_run_is_a_prefix_of_the_whole_one_and_rejects_can_be_retried(
     tmp_path: Path, photos: Path, handocc: Callable[..., Any]
 ) -> None:
@@ -103,6 +105,7 @@ def test_a_limited_run_is_a_prefix_of_the_whole_one_and_rejects_can_be_retried(
     assert json.loads((out / "summary.json").read_text())["counts"] == counts
 
 
+@pytest.mark.slow
 def test_too_many_rejects_stop_the_job_with_status_4(
     tmp_path: Path, photos: Path, handocc: Callable[..., Any]
 ) -> None:

@@ -150,6 +150,7 @@ def checkout(repository: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_submitted_job_survives_a_lost_node_and_writes_what_one_machine_writes(
     tmp_path: Path, shards: Path, undisturbed: Path, repository: Path, start: Callable[..., Cluster]
 ) -> None:

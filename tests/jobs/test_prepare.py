@@ -19,6 +19,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_half_downloaded_benchmark_is_prepared_and_completed_later(
     tmp_path: Path, handocc: Handocc
 ) -> None:

@@ -110,6 +110,7 @@ def test_twenty_kills_at_random_moments_lose_and_double_nothing(
     assert check_kills(moments, shards, tmp_path / "out", undisturbed) >= 3
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_with_status_3_and_the_same_command_continues(
     tmp_path: Path, shards: Path, handocc: Callable[..., Any]
 ) -> None:

@@ -23,6 +23,7 @@ def digests(folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_pictures_in_any_shards(
     tmp_path: Path, handocc: Callable[..., Any]
 ) -> None:
