@@ -205,22 +205,12 @@ def _content(options: Options, annotated: Annotated) -> dict[str, Any]:
     """What decides what is in the shards."""
     names = (
         *("min_confidence", "min_confidence_of", "max_expected_error", "weight_power", "per_source"),
-        *(
-            "pose_clusters",
-            "per_cluster",
-            "still_mm",
-            "still_box",
-            "equal_bits",
-            "seed",
-            "frames",
-            "crop_factor",
-        ),
-        *("per_shard", "split"),
+        *("pose_clusters", "per_cluster", "still_mm", "still_box", "equal_bits", "seed"),
+        *("frames", "crop_factor", "per_shard", "split"),
     )
     units = [f"{unit.unit_id} {unit.version}" for unit in annotated.units]
     return {
         **json.loads(json.dumps({name: getattr(options, name) for name in names})),
-        "predictions": annotated.uri,
         "predictions_fingerprint": annotated.job["fingerprint"],
         "annotations": f"{len(units)} units, {hashlib.sha256(chr(10).join(units).encode()).hexdigest()[:16]}",
     }

@@ -1,6 +1,7 @@
 """The command, from films to tracks: on Ray, killed and started again, continued, refused."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -86,7 +87,10 @@ def test_killed_and_started_again_it_leaves_the_same_bytes(
     assert before, "it was killed before anything was there"
     again = handocc("track", killed)
     assert again.returncode == 0, again.stderr
-    assert f"4 films ({4 - len(before)} in this run)" in again.stdout
+    # What a worker was at when its driver was killed may have come after the count.
+    made_now = re.search(r"4 films \((\d) in this run\)", again.stdout)
+    assert made_now is not None
+    assert int(made_now[1]) <= 4 - len(before)
     assert parts(killed) == parts(whole)
     assert "4 films (0 in this run)" in handocc("track", killed).stdout
     refused = handocc("track", killed, "--smoothing", "0.1")
