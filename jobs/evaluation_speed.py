@@ -21,6 +21,7 @@ from jobs import evaluate, planning
 from jobs.model_choice import choose_model
 from jobs.predictions import Prediction, describe
 from model.mano.synthetic import synthetic_hand
+from pipeline.columns import fixed_lists
 from pipeline.datasets.shards import to_tar
 from pipeline.evaluation.crops import EVALUATION_CROPS
 from pipeline.evaluation.hands import HandPoser, Hands
@@ -29,7 +30,6 @@ from pipeline.metrics import PROTOCOLS, sample_errors
 from pipeline.metrics.per_sample import F_LIMITS_M
 from pipeline.records import ANNOTATIONS, LEDGER, Unit, UnitRecord
 from pipeline.sources import webdataset
-from pipeline.stages.infer import fixed_lists
 from pipeline.stages.write import Write
 
 DIFFERENT = 64  # hands; further samples repeat them

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
 
+from pipeline.columns import numbers
 from pipeline.errors import ConfigError
-from pipeline.evaluation.hands import numbers
 
 Floats = NDArray[np.float64]
 

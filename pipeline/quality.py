@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.crop import CropAffine
 from model.mano.anatomy import Anatomy, bone_deviation, joint_limit_excess
-from pipeline.evaluation.hands import numbers
+from pipeline.columns import numbers
 
 Floats = NDArray[np.float64]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from model.mano.asset import HandModel
 from model.mano.layer import ManoLayer, wrist_relative
 from model.rotations import axis_angle_to_rotation
+from pipeline.columns import numbers
 
 Floats = NDArray[np.float64]
 POSED_AT_ONCE = 256
@@ -54,14 +55,6 @@ class HandPoser:
         both = self(np.stack([self._mean_pose] * 2), np.zeros((2, 10)), np.array([False, True]))
         chosen = left_N.astype(np.int64)
         return Hands(both.joints[chosen], both.vertices[chosen])
-
-
-def numbers(table: pa.Table, name: str, *shape: int) -> Floats:
-    """Returns a column of (nested) fixed-size lists as an array (N, *shape)."""
-    array = table.column(name).combine_chunks()
-    while pa.types.is_fixed_size_list(array.type):
-        array = array.flatten()
-    return np.asarray(array.to_numpy(zero_copy_only=False), np.float64).reshape(-1, *shape)
 
 
 def predicted_vertices(annotations: pa.Table, poser: HandPoser | None) -> Floats | None:

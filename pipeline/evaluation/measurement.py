@@ -11,7 +11,8 @@ import pyarrow as pa
 import torch
 
 from model.mano.asset import HandModel
-from pipeline.evaluation.hands import Floats, HandPoser, numbers, predicted_vertices, translations
+from pipeline.columns import numbers
+from pipeline.evaluation.hands import Floats, HandPoser, predicted_vertices, translations
 from pipeline.evaluation.truth import TrueHand
 from pipeline.metrics import PROTOCOLS, absolute_errors, sample_errors
 from pipeline.sinks.parts import Part

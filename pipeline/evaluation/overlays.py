@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 
 from model.mano.asset import HandModel
+from pipeline.columns import fixed_lists
 from pipeline.evaluation.hands import HandPoser, predicted_vertices
 from pipeline.evaluation.summary import WorstHand
 from pipeline.gallery import Picture, strips
 from pipeline.records import ANNOTATIONS, Unit
 from pipeline.render import Tile, sheet
 from pipeline.sinks.parts import Part, read_table
-from pipeline.stages.infer import fixed_lists
 
 
 def worst_sheet(

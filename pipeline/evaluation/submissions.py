@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from model.mano.joints import HO3D_FROM_SIMPLE
 from pipeline import storage
+from pipeline.columns import numbers
 from pipeline.evaluation.errors import REJECTED
-from pipeline.evaluation.hands import Floats, HandPoser, numbers, predicted_vertices, translations
+from pipeline.evaluation.hands import Floats, HandPoser, predicted_vertices, translations
 from pipeline.evaluation.summary import read_errors
 from pipeline.records import Unit
 from pipeline.sinks.parts import Part, read_table

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import storage
+from pipeline.columns import fixed_lists
 from pipeline.errors import ConfigError, DataError
 from pipeline.flow import Flow, Stage
 from pipeline.pseudo_labels.picture_hash import hand_hash, perceptual_hash
@@ -22,7 +23,6 @@ from pipeline.pseudo_labels.pictures import pictures_of
 from pipeline.pseudo_labels.thresholds import Thresholds
 from pipeline.records import Counts, Unit, UnitRecord
 from pipeline.sinks.parts import Part, part_uri, read_metadata, read_table, write_part
-from pipeline.stages.infer import fixed_lists
 
 FOLDER = "survey"
 UNSURE, TOO_FAR_OFF, UNREADABLE = "low confidence", "large expected error", "unreadable picture"

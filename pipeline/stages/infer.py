@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from model.crop import joints_to_image
 from model.predictor import Predictions, Predictor
+from pipeline.columns import fixed_lists
 from pipeline.errors import DataError
 from pipeline.records import ANNOTATIONS, HANDS, Counts, UnitRecord, no_crops
 
@@ -66,18 +67,6 @@ def annotate(hands: pa.Table, predictions: Predictions, crop_size: int) -> pa.Ta
         else:
             arrays.append(pa.nulls(hands.num_rows, item.type))
     return pa.Table.from_arrays(arrays, schema=ANNOTATIONS)
-
-
-def fixed_lists(values: NDArray[Any], dtype: pa.DataType) -> pa.Array:
-    """Returns [n, …] numbers as an Arrow array of (nested) fixed-size lists."""
-    array = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
-    sizes = []
-    while pa.types.is_fixed_size_list(dtype):
-        sizes.append(dtype.list_size)
-        dtype = dtype.value_type
-    for size in reversed(sizes):
-        array = pa.FixedSizeListArray.from_arrays(array, size)
-    return array
 
 
 def _reject(ledger: pa.Table, rows: NDArray[np.int32]) -> pa.Table:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.camera import NO_CAMERA, place_hands
-from pipeline.evaluation.hands import numbers
+from pipeline.columns import numbers
 from pipeline.records import ANNOTATIONS, UnitRecord
 
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline import storage
+from pipeline.columns import numbers
 from pipeline.errors import ConfigError
-from pipeline.evaluation.hands import numbers, translations
+from pipeline.evaluation.hands import translations
 from pipeline.metrics import PROTOCOLS, sample_errors
 from pipeline.records import Unit
 from pipeline.tracking.smoothing import Floats

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.hands import HandPoser, numbers, translations
+from pipeline.columns import fixed_lists, numbers
+from pipeline.evaluation.hands import HandPoser, translations
 from pipeline.records import ANNOTATIONS
-from pipeline.stages.infer import fixed_lists
 from pipeline.tracking.linking import Chain, Sightings, link, vote
 from pipeline.tracking.smoothing import (
     Floats,

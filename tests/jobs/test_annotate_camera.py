@@ -20,12 +20,12 @@ from model.weights import random_weights
 from pipeline import local
 from pipeline.annotation import Annotation
 from pipeline.boxes import choose
+from pipeline.columns import fixed_lists
 from pipeline.flow import Workers
 from pipeline.inputs import find_inputs
 from pipeline.intrinsics import CameraRule, camera_rule
 from pipeline.records import Counts, Unit, UnitRecord
 from pipeline.sources import SOURCES
-from pipeline.stages.infer import fixed_lists
 from pipeline.stages.place import Place
 from pipeline.units import settle
 

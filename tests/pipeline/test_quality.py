@@ -16,9 +16,9 @@ from model.mano.synthetic import synthetic_hand
 from model.predictor import Predictions, Predictor, entropy_share, moved
 from model.rotations import axis_angle_to_rotation
 from model.weights import random_weights
+from pipeline.columns import fixed_lists
 from pipeline.quality import crop_outside, measure, reprojection_error, sharpness, shown_part
 from pipeline.records import ANNOTATIONS
-from pipeline.stages.infer import fixed_lists
 
 ANATOMY = anatomy_of(synthetic_hand())
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.mano.synthetic import synthetic_hand
+from pipeline.columns import fixed_lists
 from pipeline.cut import cut
 from pipeline.errors import DataError
 from pipeline.inputs import find_inputs
@@ -18,7 +19,6 @@ from pipeline.plan import store_keys, store_units
 from pipeline.records import ANNOTATIONS, LEDGER, Counts, Unit
 from pipeline.sinks.parts import part_uri, write_part
 from pipeline.sources import webdataset
-from pipeline.stages.infer import fixed_lists
 
 FINGERPRINT = "f" * 64
 

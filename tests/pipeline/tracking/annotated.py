@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from model.mano.synthetic import synthetic_hand
-from pipeline.evaluation.hands import HandPoser, numbers
+from pipeline.columns import fixed_lists, numbers
+from pipeline.evaluation.hands import HandPoser
 from pipeline.inputs import find_inputs
 from pipeline.plan import load_keys, store_keys, store_units
 from pipeline.records import ANNOTATIONS, LEDGER, Counts, Unit
 from pipeline.sinks.parts import part_uri, write_part
 from pipeline.sources import SOURCES
 from pipeline.sources.video_index import Frame
-from pipeline.stages.infer import fixed_lists
 from pipeline.units import cut
 
 Floats = NDArray[np.float64]

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.columns import fixed_lists
 from pipeline.records import ANNOTATIONS
-from pipeline.stages.infer import fixed_lists
 from pipeline.tracking.tracks import COLUMNS, Frames
 
 Floats = NDArray[np.float64]

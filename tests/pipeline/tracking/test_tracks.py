@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from model.mano.synthetic import synthetic_hand
-from pipeline.evaluation.hands import HandPoser, numbers
+from pipeline.columns import numbers
+from pipeline.evaluation.hands import HandPoser
 from pipeline.tracking.smoothing import smooth, smooth_rotations, windows
 from pipeline.tracking.tracks import TRACKS, Settings, track_film
 from tests.pipeline.tracking.sightings import RATE, Seen, frames, hands
