@@ -114,7 +114,8 @@ def image_format(data: bytes) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=tuple(_ENDINGS)) as image:
-                found = str(image.format)
+                # A JPEG with more pictures behind the first, as some cameras write them.
+                found = "JPEG" if image.format == "MPO" else str(image.format)
                 image.verify()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError("unreadable image", f"it is no JPEG or PNG, or a damaged one ({error})") from error
