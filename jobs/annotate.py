@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from jobs import exits, planning, record, work
 from jobs.cluster import Resources, connect
@@ -129,8 +129,8 @@ def run(options: Options) -> int:
         left = [unit for unit in units if unit.unit_id not in done or _again(unit, done, settled, options)]
         done = {name: counts for name, counts in done.items() if name not in {unit.unit_id for unit in left}}
         compact.release(output, {unit.unit_id for unit in settled.units} - {unit.unit_id for unit in left})
-        record.write(output, "job.json", _job_json(options, choice, job, settled, inputs))
-        planning.end(output)
+        about = {"options": record.without_secrets(asdict(options))}
+        planning.describe(output, choice, job, settled, inputs, about)
         if left:
             storage.delete(storage.join(output, "summary.json"))
         withdraw(output, left)
@@ -243,35 +243,6 @@ def _dry_run(options: Options, job: Annotation, inputs: Sequence[Input], output:
     print(f"{len(units)} units, {samples} samples, {sum(unit.unit_id in done for unit in units)} units done")
     print(_flow(options, job, output, Resources.here()).describe())
     return exits.DONE
-
-
-def _job_json(
-    options: Options, choice: ModelChoice, job: Annotation, settled: Settled, inputs: Sequence[Input]
-) -> dict[str, Any]:
-    weights = choice.weights
-    return {
-        "command": "annotate",
-        "options": record.without_secrets(asdict(options)),
-        "content": job.content,
-        "fingerprint": job.fingerprint,
-        "conventions": job.metadata,
-        "weights": {
-            "sha256": weights.sha256,
-            "source": weights.source,
-            "trained": weights.trained,
-            "notes": dict(weights.notes),
-        },
-        "hand_model": choice.hand_model.name,
-        "remarks": list(choice.remarks),
-        "plan": {
-            "units": len(settled.units),
-            "digest": settled.digest,
-            # What was never annotated of an input that is no longer asked for is not left to do.
-            "given_up": sorted({unit.input for unit in settled.units} - {source.uri for source in inputs}),
-        },
-        "versions": record.versions(),
-        "machine": record.machine(),
-    }
 
 
 def _again(unit: Unit, done: Mapping[str, Counts], settled: Settled, options: Options) -> bool:

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from jobs import evaluate, planning
 from jobs.model_choice import choose_model
-from jobs.predictions import Prediction, describe
+from jobs.predictions import BY_EVALUATE, Prediction
 from model.mano.synthetic import synthetic_hand
 from pipeline.columns import fixed_lists
 from pipeline.datasets.shards import to_tar
@@ -92,7 +92,7 @@ def store(pairs: Pairs, folder: Path, count: int) -> tuple[str, str]:
     how = Prediction("fp32", PER_SHARD, None, None, None, None)
     job = dataclasses.replace(how.annotation(choice, EVALUATION_CROPS[DATASET]), vertices=True)
     settled = planning.plan(job, inputs, output, connect=lambda: None)
-    describe(output, choice, job, settled, inputs)
+    planning.describe(output, choice, job, settled, inputs, BY_EVALUATE)
     write = Write(output, meshes="none", vertices=True, metadata=job.metadata, faces={})
     for unit in settled.units:
         write(_annotated(unit, pairs.predicted))

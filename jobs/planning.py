@@ -2,10 +2,12 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from jobs import record
 from jobs.console import say, some
+from jobs.model_choice import ModelChoice
 from pipeline import ray_data, storage
 from pipeline.annotation import Annotation
 from pipeline.boxes.given import Given
@@ -43,6 +45,46 @@ def begin(output: str, fingerprint: str) -> None:
 def end(output: str) -> None:
     """Marks the plan as whole; job.json, which says whose it is from now on, is there."""
     storage.delete(storage.join(output, UNFINISHED))
+
+
+def describe(
+    output: str,
+    choice: ModelChoice,
+    job: Annotation,
+    settled: Settled,
+    inputs: Sequence[Input],
+    about: Mapping[str, Any],
+) -> None:
+    """Writes an output's job.json, with which its plan is whole.
+
+    about: what else the command says of itself there.
+    """
+    weights = choice.weights
+    content = {
+        "command": "annotate",
+        **about,
+        "content": job.content,
+        "fingerprint": job.fingerprint,
+        "conventions": job.metadata,
+        "weights": {
+            "sha256": weights.sha256,
+            "source": weights.source,
+            "trained": weights.trained,
+            "notes": dict(weights.notes),
+        },
+        "hand_model": choice.hand_model.name,
+        "remarks": list(choice.remarks),
+        "plan": {
+            "units": len(settled.units),
+            "digest": settled.digest,
+            # What was never annotated of an input that is no longer asked for is not left to do.
+            "given_up": sorted({unit.input for unit in settled.units} - {source.uri for source in inputs}),
+        },
+        "versions": record.versions(),
+        "machine": record.machine(),
+    }
+    record.write(output, "job.json", content)
+    end(output)
 
 
 def is_unfinished(output: str) -> bool:

@@ -22,7 +22,9 @@ from pipeline.evaluation.crops import EvaluationCrop
 from pipeline.flow import Flow, spread
 from pipeline.sinks.parts import committed, drop_orphans, withdraw
 from pipeline.sources.source import Input
-from pipeline.units import Settled, within
+from pipeline.units import within
+
+BY_EVALUATE = {"by": "evaluate"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def predict(
         units = within(sorted(requested, key=lambda unit: (order[unit.input], unit.first)), prediction.limit)
         done = committed(output, settled.units, job.fingerprint)
         left = [unit for unit in units if unit.unit_id not in done]
-        describe(output, choice, job, settled, inputs)
+        planning.describe(output, choice, job, settled, inputs, BY_EVALUATE)
         if not left:
             return
         say(f"annotating {sum(unit.last - unit.first for unit in left)} images in {len(left)} units")
@@ -131,33 +133,3 @@ def predict(
         withdraw(output, left)
         connect()
         work.carry_out(functools.partial(prediction.flow, job, output), left, address=address)
-
-
-def describe(
-    output: str, choice: ModelChoice, job: Annotation, settled: Settled, inputs: Sequence[Input]
-) -> None:
-    """Writes the output's job.json, with which its plan is whole."""
-    content = {
-        "command": "annotate",
-        "by": "evaluate",
-        "content": job.content,
-        "fingerprint": job.fingerprint,
-        "conventions": job.metadata,
-        "weights": {
-            "sha256": choice.weights.sha256,
-            "source": choice.weights.source,
-            "trained": choice.weights.trained,
-            "notes": dict(choice.weights.notes),
-        },
-        "hand_model": choice.hand_model.name,
-        "remarks": list(choice.remarks),
-        "plan": {
-            "units": len(settled.units),
-            "digest": settled.digest,
-            "given_up": sorted({unit.input for unit in settled.units} - {source.uri for source in inputs}),
-        },
-        "versions": record.versions(),
-        "machine": record.machine(),
-    }
-    record.write(output, "job.json", content)
-    planning.end(output)
