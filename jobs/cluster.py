@@ -109,8 +109,9 @@ def _begin(where: str) -> None:
         # What Ray makes of a SIGTERM while it starts.
         raise KeyboardInterrupt from error
     except Exception as error:
-        # Ray waits 30 s for itself and then raises an exception of no kind of its own (`ray._private.node`).
-        if "timed out during startup" not in str(error):
+        # Ray waits 30 s for itself and then raises a bare Exception (`ray._private.node`), which nothing narrower
+        # catches; every other kind is a bug's, and goes on.
+        if type(error) is not Exception or "timed out during startup" not in str(error):
             raise
         raise Interrupted(
             "Ray did not start within 30 s: this machine is busy, or short of memory"
