@@ -1,7 +1,5 @@
 """`handocc calibrate`: what a confidence is worth, learnt from annotations of labelled shards."""
 
-import hashlib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +30,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.graded import GradedHands, read_graded
 from pipeline.evaluation.matching import match_units
 from pipeline.evaluation.reliability import HeldOut, coverage_chart, judge, reliability_chart
+from pipeline.fingerprint import fingerprint_of
 
 EVALUATION = "evaluation"
 
@@ -70,7 +69,7 @@ def run(options: Options) -> int:
         "weights_sha256": None if weights is None else weights.loaded.sha256,
         **{name: getattr(options, name) for name in ("threshold_mm", "hands", "folds", "seed")},
     }
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    fingerprint = fingerprint_of(content)
     if not options.overwrite:
         record.require_same(output, content, fingerprint)
     storage.require_writable(output)

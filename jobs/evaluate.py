@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +38,7 @@ from pipeline.evaluation.report import (
 from pipeline.evaluation.submissions import FORMATS, NoSubmission, Submission, write_submission
 from pipeline.evaluation.summary import Summary, drop_others, measured_units, summarise, to_json
 from pipeline.evaluation.tables import TABLES, to_text
+from pipeline.fingerprint import fingerprint_of
 from pipeline.inputs import find_inputs
 from pipeline.records import SCHEMA_VERSION, Unit
 from pipeline.sinks.parts import Part, committed
@@ -107,7 +106,7 @@ def run(options: Options) -> int:
         storage.sweep(output)
         predicted = _predicted(options, choice, shards, output, join)
         content = _content(options, predicted)
-        fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        fingerprint = fingerprint_of(content)
         if not options.overwrite:
             record.require_same(output, content, fingerprint)
         matched = _within(match_units(predicted.uri, shards), options.limit)

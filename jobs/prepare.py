@@ -1,7 +1,5 @@
 """`handocc prepare`: a benchmark's own layout to training shards."""
 
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from pipeline.datasets.dexycb import SPLITS as DEXYCB_SPLITS
 from pipeline.datasets.hand_models import HandModels, left_is_faulty, load_hand_models
 from pipeline.datasets.shards import Account, ShardPreparer, accounts, plan_shards, prepare_flow
 from pipeline.errors import ConfigError
+from pipeline.fingerprint import fingerprint_of
 from pipeline.records import Counts, Unit
 
 
@@ -63,7 +62,7 @@ def run(options: Options) -> int:
         "hand_model": None if models is None else models.name,
         "left_hand_model": None if models is None or models.left is None else models.left.name,
     }
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    fingerprint = fingerprint_of(content)
     if not options.overwrite:
         record.require_same(output, content, fingerprint)
     storage.require_writable(output)

@@ -15,6 +15,7 @@ from jobs.console import say
 from jobs.options import option
 from pipeline import lease, storage
 from pipeline.errors import ConfigError
+from pipeline.fingerprint import fingerprint_of
 from pipeline.pseudo_labels.datasheet import Datasheet, write_datasheet
 from pipeline.pseudo_labels.labels import Belongings
 from pipeline.pseudo_labels.manifest import Written, missing, write_manifest
@@ -106,7 +107,7 @@ def run(options: Options) -> int:
                 f"--max-expected-error: {annotated.uri} has no column expected_error_mm; `handocc calibrate` first"
             )
         content = _content(options, annotated)
-        fingerprint = _digest(content)
+        fingerprint = fingerprint_of(content)
         if not options.overwrite:
             record.require_same(output, content, fingerprint)
         elif (record.read(output, "job.json") or {}).get("fingerprint") != fingerprint:
@@ -216,10 +217,6 @@ def _content(options: Options, annotated: Annotated) -> dict[str, Any]:
     }
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _job_json(options: Options, content: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
     return {
         "command": "pseudo-label",
@@ -256,7 +253,7 @@ def _survey(options: Options, output: str, annotated: Annotated, limits: Thresho
         thresholds=limits,
         seed=options.seed,
         hashes=options.equal_bits >= 0,
-        fingerprint=_digest(about),
+        fingerprint=fingerprint_of(about),
     )
     done = surveyed(survey, annotated.units)
     left = [unit for unit in annotated.units if unit.unit_id not in done]

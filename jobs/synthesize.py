@@ -1,7 +1,6 @@
 """`handocc synthesize`: labelled synthetic shards or films, a function of the seed."""
 
 import functools
-import hashlib
 import json
 import sys
 import time
@@ -15,6 +14,7 @@ from jobs.options import option
 from model.mano.synthetic import synthetic_hand
 from pipeline import lease, storage
 from pipeline.errors import ConfigError
+from pipeline.fingerprint import fingerprint_of
 from pipeline.flow import Flow
 from pipeline.records import Unit
 from pipeline.synthesis.films import (
@@ -71,7 +71,7 @@ def run(options: Options) -> int:
     output = storage.canonical(options.output)
     work_to_do = _films(options, output) if options.films else _shards(options, output)
     content = work_to_do.content
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    fingerprint = fingerprint_of(content)
     if not options.overwrite:
         record.require_same(output, content, fingerprint)
     storage.require_writable(output)

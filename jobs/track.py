@@ -1,7 +1,5 @@
 """`handocc track`: the hands of films, frame by frame, to tracks."""
 
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ from model.mano.asset import HandModel
 from model.mano.synthetic import synthetic_hand
 from pipeline import compact, lease, storage
 from pipeline.errors import ConfigError
+from pipeline.fingerprint import fingerprint_of
 from pipeline.plan import load_plan
 from pipeline.sinks.parts import committed
 from pipeline.tracking.accuracy import Accuracy, find_truth, measure_film, read_truth
@@ -60,7 +59,7 @@ def run(options: Options) -> int:
     hand_model = _hand_model(options.mano, job)
     settings = Settings(options.gap, options.smoothing, options.min_frames)
     content = {"version": TRACKING_VERSION, **asdict(settings), "hand_model": hand_model.name}
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    fingerprint = fingerprint_of(content)
     if not options.overwrite:
         record.require_same(output, content, fingerprint, SUMMARY)
     storage.require_writable(output)

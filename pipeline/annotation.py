@@ -1,8 +1,6 @@
 """The job of annotating, as one value: what it writes, what identifies it, and its stages."""
 
 import functools
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ from model.predictor import Precision, Predictor
 from model.weights import LoadedWeights
 from pipeline.boxes.box_source import BoxSource
 from pipeline.calibration import Calibration
+from pipeline.fingerprint import fingerprint_of
 from pipeline.flow import Flow, Stage, Step, Workers
 from pipeline.intrinsics import CameraRule
 from pipeline.records import SCHEMA_VERSION
@@ -99,7 +98,7 @@ class Annotation:
     @property
     def fingerprint(self) -> str:
         """A digest of `content`: parts of another one count as not done."""
-        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(self.content)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """Begins a run in its output: anew, or from where it was, if it is the same."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +8,7 @@ from jobs.console import say
 from jobs.training import checkpoints
 from pipeline import storage
 from pipeline.errors import ConfigError
+from pipeline.fingerprint import fingerprint_of
 
 
 def begin(
@@ -31,7 +30,7 @@ def begin(
     """
     there = record.read(output, "job.json")
     content = dict(_flat(content))
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    fingerprint = fingerprint_of(content)
     before: list[Mapping[str, Any]] = []
     if there is not None and overwrite:
         _clear(output)
