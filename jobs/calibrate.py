@@ -1,11 +1,7 @@
 """`handocc calibrate`: what a confidence is worth, learnt from annotations of labelled shards."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import cv2
+from dataclasses import dataclass
 
 from jobs import evaluate, record
 from jobs.console import say
@@ -25,12 +21,12 @@ from pipeline.calibration import (
     held_out,
     require_learnable,
 )
-from pipeline.charts import Picture
 from pipeline.errors import ConfigError
 from pipeline.evaluation.graded import GradedHands, read_graded
 from pipeline.evaluation.matching import match_units
 from pipeline.evaluation.reliability import HeldOut, coverage_chart, judge, reliability_chart
 from pipeline.fingerprint import fingerprint_of
+from pipeline.render import png
 
 EVALUATION = "evaluation"
 
@@ -89,7 +85,7 @@ def run(options: Options) -> int:
         graded = _graded(options, predicted, output)
         # Only then is the request the output's: what is refused for its threshold may come again with another.
         require_learnable(graded.errors_mm, options.threshold_mm)
-        record.write(output, "job.json", _job_json(options, content, fingerprint))
+        record.write(output, "job.json", record.job("calibrate", options, content))
         calibration, shown = _learn(options, predicted, graded)
         _write(output, calibration, shown, graded, weights)
     for line in _lines(calibration, shown, graded):
@@ -208,7 +204,7 @@ def _write(
         "reliability.png": reliability_chart(shown, errors, threshold),
         "coverage.png": coverage_chart(shown, errors),
     }.items():
-        storage.put(storage.join(output, name), _png(picture))
+        storage.put(storage.join(output, name), png(picture))
     metrics = {
         "threshold_mm": threshold,
         "hands": {"measured": graded.measured, "used": len(errors)},
@@ -242,23 +238,6 @@ def _lines(calibration: Calibration, shown: list[HeldOut], graded: GradedHands) 
             f"({-found['best_half_is_lower_by']:+.0%})"
         )
     return lines
-
-
-def _job_json(options: Options, content: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
-    return {
-        "command": "calibrate",
-        "options": record.without_secrets(asdict(options)),
-        "content": content,
-        "fingerprint": fingerprint,
-        "versions": record.versions(),
-        "machine": record.machine(),
-    }
-
-
-def _png(picture: Picture) -> bytes:
-    done, data = cv2.imencode(".png", picture[..., ::-1])
-    assert done, "OpenCV could not encode a picture of our own"
-    return data.tobytes()
 
 
 if __name__ == "__main__":

@@ -115,7 +115,8 @@ def run(options: Options) -> int:
         drop_others(output, units)
         done = measured_units(output, units, parts, fingerprint)
         left = [unit for unit in units if unit.unit_id not in done]
-        record.write(output, "job.json", _job_json(options, predicted, content, fingerprint))
+        about = record.job("evaluate", options, content)
+        record.write(output, "job.json", about | {"weights": predicted.job["weights"]})
         _withdraw(output)
         if left:
             say(f"measuring {sum(unit.last - unit.first for unit in left)} images in {len(left)} units")
@@ -271,20 +272,6 @@ def _measurement(
         baseline=options.baseline != "none",
         fingerprint=fingerprint,
     )
-
-
-def _job_json(
-    options: Options, predicted: Predicted, content: Mapping[str, Any], fingerprint: str
-) -> dict[str, Any]:
-    return {
-        "command": "evaluate",
-        "options": record.without_secrets(asdict(options)),
-        "content": content,
-        "fingerprint": fingerprint,
-        "weights": predicted.job["weights"],
-        "versions": record.versions(),
-        "machine": record.machine(),
-    }
 
 
 def _method(predicted: Predicted) -> str:

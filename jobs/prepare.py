@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from jobs import exits, record, work
 from jobs.console import say
@@ -71,13 +71,7 @@ def run(options: Options) -> int:
         storage.sweep(output)
         if options.overwrite:
             _forget_shards(output)
-        job = {
-            "command": "prepare",
-            "options": record.without_secrets(asdict(options)),
-            "content": content,
-            "remarks": remarks,
-        }
-        job |= {"fingerprint": fingerprint, "versions": record.versions(), "machine": record.machine()}
+        job = record.job("prepare", options, content) | {"remarks": remarks}
         record.write(output, "job.json", job)
         left = _left(units, accounts(output, units), options.retry_rejected)
         outcome = _carry_out(output, benchmark, models, left, options.address)

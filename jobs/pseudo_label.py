@@ -112,7 +112,7 @@ def run(options: Options) -> int:
             record.require_same(output, content, fingerprint)
         elif (record.read(output, "job.json") or {}).get("fingerprint") != fingerprint:
             _forget(output)
-        record.write(output, "job.json", _job_json(options, content, fingerprint))
+        record.write(output, "job.json", record.job("pseudo-label", options, content))
         if record.read(output, "manifest.json") is None:
             # One cluster for both passes.
             until_done.enter_context(connect(options.address))
@@ -214,17 +214,6 @@ def _content(options: Options, annotated: Annotated) -> dict[str, Any]:
         **json.loads(json.dumps({name: getattr(options, name) for name in names})),
         "predictions_fingerprint": annotated.job["fingerprint"],
         "annotations": f"{len(units)} units, {hashlib.sha256(chr(10).join(units).encode()).hexdigest()[:16]}",
-    }
-
-
-def _job_json(options: Options, content: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
-    return {
-        "command": "pseudo-label",
-        "options": record.without_secrets(asdict(options)),
-        "content": content,
-        "fingerprint": fingerprint,
-        "versions": record.versions(),
-        "machine": record.machine(),
     }
 
 

@@ -5,12 +5,14 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from pipeline import storage
 from pipeline.errors import ConfigError
+from pipeline.fingerprint import fingerprint_of
 
 PACKAGES = (
     "handocc",
@@ -32,6 +34,19 @@ OF_ANNOTATE = {
     "hand_model": str,
     "plan": dict,
 }
+
+
+def job(command: str, options: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what every job.json says: the command, its options (a dataclass, without secrets), what decides its
+    results, their digest, and what it runs on."""
+    return {
+        "command": command,
+        "options": without_secrets(asdict(options)),
+        "content": content,
+        "fingerprint": fingerprint_of(content),
+        "versions": versions(),
+        "machine": machine(),
+    }
 
 
 def require_same(output: str, content: Mapping[str, Any], fingerprint: str, name: str = "job.json") -> None:

@@ -3,15 +3,13 @@
 import sys
 from dataclasses import dataclass
 
-import cv2
-
 from jobs import exits, record
 from jobs.options import option
 from model.mano.synthetic import synthetic_hand
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.gallery import choose_rows, strips
-from pipeline.render import sheet
+from pipeline.render import png, sheet
 from pipeline.sinks.parts import committed
 from pipeline.units import load_plan
 
@@ -45,20 +43,14 @@ def run(options: Options) -> int:
     folder = storage.join(output, "report")
     drawn = []
     for number, strip in enumerate(strips(output, units, rows, faces, word)):
-        storage.put(storage.join(folder, "hands", f"{number:04d}.png"), _png(sheet([strip.tiles], tile=384)))
+        storage.put(storage.join(folder, "hands", f"{number:04d}.png"), png(sheet([strip.tiles], tile=384)))
         drawn.append(strip.tiles)
     for page, start in enumerate(range(0, len(drawn), ROWS_PER_PAGE)):
         picture = sheet(drawn[start : start + ROWS_PER_PAGE])
         uri = storage.join(folder, f"gallery-{page:02d}.png")
-        storage.put(uri, _png(picture))
+        storage.put(uri, png(picture))
         print(f"{min(ROWS_PER_PAGE, len(drawn) - start)} hands: {uri}")
     return exits.DONE
-
-
-def _png(picture: cv2.typing.MatLike) -> bytes:
-    done, data = cv2.imencode(".png", picture[..., ::-1])
-    assert done, "OpenCV could not encode a picture of our own"
-    return data.tobytes()
 
 
 if __name__ == "__main__":

@@ -79,13 +79,7 @@ def run(options: Options) -> int:
         storage.sweep(output)
         if options.overwrite:
             _forget(output)
-        job = {
-            "command": "synthesize",
-            "options": record.without_secrets(asdict(options)),
-            "content": content,
-        }
-        job |= {"fingerprint": fingerprint, "versions": record.versions(), "machine": record.machine()}
-        record.write(output, "job.json", job)
+        record.write(output, "job.json", record.job("synthesize", options, content))
         flow, left = work_to_do.flow, work_to_do.missing()
         outcome = work.carry_out(lambda _: flow, left, address=options.address)
         if options.films:

@@ -71,13 +71,7 @@ def run(options: Options) -> int:
         truth = None if options.truth is None else find_truth(options.truth, units)
         done = tracked(output, films.whole, fingerprint)
         withdraw_others(output, done)
-        about = {
-            "command": "track",
-            "options": record.without_secrets(asdict(options)),
-            "content": content,
-            "fingerprint": fingerprint,
-            "versions": record.versions(),
-        }
+        about = record.job("track", options, content)
         record.write(output, SUMMARY, about)
         left = [unit for unit in units if unit.unit_id not in done]
         flow = tracking_flow(

@@ -174,6 +174,13 @@ def sheet(rows: Sequence[Sequence[Tile]], *, tile: int = 256) -> Picture:
 _SHIFT = 4  # OpenCV draws at sixteenths of a pixel
 
 
+def png(picture: Picture) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    done, data = cv2.imencode(".png", picture[..., ::-1])
+    assert done, "OpenCV could not encode a picture of our own"
+    return data.tobytes()
+
+
 def _subpixel(point: Floats) -> tuple[int, int]:
     """OpenCV's fixed-point coordinates, kept inside what its drawing code can hold."""
     x, y = np.clip(np.nan_to_num(point), -30000, 30000)
