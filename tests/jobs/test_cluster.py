@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
+from ray.job_submission import JobSubmissionClient
 
 from jobs.cluster import can_come, offered
 from pipeline import storage
@@ -70,7 +71,7 @@ print(json.dumps({name: sorted(places) for name, places in seen.items()}))
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def start() -> Iterator[Callable[..., Cluster]]:
     """Starts clusters of processes on this machine, whose nodes do not have this repository's code."""
     clusters, folders = [], []
@@ -97,6 +98,25 @@ def start() -> Iterator[Callable[..., Cluster]]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+def submission(port: int) -> list[str]:
+    """The start of a `ray job submit` to the cluster with this dashboard, once its job agent is up.
+
+    The dashboard answers before the agent on the head node has come, and refuses jobs until then.
+    """
+    address = f"http://127.0.0.1:{port}"
+    client = JobSubmissionClient(address)
+    deadline = time.monotonic() + 180
+    while True:
+        try:
+            client.submit_job(entrypoint="true")
+            break
+        except RuntimeError as error:
+            if "try again later" not in str(error) or time.monotonic() > deadline:
+                raise
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", address]
+    return [*submit, "--working-dir", "."]
 
 
 def free_port() -> int:
@@ -161,8 +181,7 @@ def test_a_submitted_job_survives_a_lost_node_and_writes_what_one_machine_writes
     assert subprocess.run(import_it, cwd="/", capture_output=True, check=False).returncode != 0
 
     output = tmp_path / "out"
-    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address"]
-    submit += [f"http://127.0.0.1:{port}", "--working-dir", ".", "--", "python", "-m", "jobs.annotate"]
+    submit = [*submission(port), "--", "python", "-m", "jobs.annotate"]
     submit += [f"{shards}/*.tar", "--output", str(output), *MODEL]
     folder = checkout(repository, tmp_path / "checkout")
     job = subprocess.Popen(submit, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -210,9 +229,8 @@ def test_hands_found_in_films_on_s3_are_the_same_when_a_submitted_job_loses_a_no
     workers = [cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=2)]
     passed = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     passed["HANDOCC_DETECTOR"] = default_model()
-    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address"]
-    submit += [f"http://127.0.0.1:{port}", "--working-dir", "."]
-    submit += ["--runtime-env-json", json.dumps({"env_vars": passed}), "--", "python", "-m", "jobs.annotate"]
+    submit = [*submission(port), "--runtime-env-json", json.dumps({"env_vars": passed})]
+    submit += ["--", "python", "-m", "jobs.annotate"]
     submit += [*job, "--output", f"{s3.bucket}/out"]
     submitted = subprocess.Popen(
         submit,
