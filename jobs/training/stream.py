@@ -61,7 +61,7 @@ def read_in_order(
     """
     if not windows:
         return
-    ray_data.quiet()
+    ray_data.calm()
     context = DataContext.get_current()
     context.target_max_block_size = None
     context.execution_options.preserve_order = True
