@@ -41,6 +41,9 @@ class ModelConfig:
     trunk_width: int = 64  # channels after the stem; 64 with the blocks below is ResNet-50
     trunk_blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     activation: Activation  # of trunk, hourglass and regressor
+    feature_norm: bool = (
+        False  # batch norms on F and on what SET is given, which neither paper nor release has
+    )
     necessity: Necessity
     heads: int  # of every attention; keys have channels / heads numbers
     position_embedding: bool
@@ -206,7 +209,8 @@ PRESETS: dict[str, ModelConfig] = {
         initialisation="published",
     ),
     # The release in miniature, for CPUs. The gate is pooled by its mean, as in the paper: the sum needs the
-    # published, nearly silent initialisation to keep the sigmoid from saturating.
+    # published, nearly silent initialisation to keep the sigmoid from saturating. Without a pretrained trunk the
+    # maps between pyramid and hourglass grow until attention saturates and gradients explode: they are normalised.
     "tiny": ModelConfig(
         name="tiny",
         input_size=128,
@@ -215,6 +219,7 @@ PRESETS: dict[str, ModelConfig] = {
         trunk_width=16,
         trunk_blocks=(2, 3, 4, 2),
         activation="leaky_relu",
+        feature_norm=True,
         necessity="spatial_gate",
         heads=4,
         position_embedding=True,

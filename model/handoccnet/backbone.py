@@ -86,7 +86,8 @@ class FeaturePyramid(nn.Module):
 
     F is the finest pyramid map P2, smoothed by a 3×3 convolution and average-pooled: the published network's
     reading of the paper's "resized". At the paper's 512 pixels the pool is 4×4, which is our choice. The
-    published network also smooths P3 and throws the result away; nothing here does.
+    published network also smooths P3 and throws the result away; nothing here does. Whether F is normalised is the
+    config's choice.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -99,10 +100,11 @@ class FeaturePyramid(nn.Module):
         self.merge2 = TopDownStep(4 * width, channels)
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
         self.pool = nn.AvgPool2d(config.input_size // (4 * config.feature_size))
+        self.norm = nn.BatchNorm2d(channels) if config.feature_norm else nn.Identity()
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         c2, c3, c4, c5 = self.trunk(images_B3HW)
         p4 = self.merge4(self.top(c5), c4)
         p3 = self.merge3(p4, c3)
         p2 = self.merge2(p3, c2)
-        return self.pool(self.smooth(p2))  # type: ignore[no-any-return]
+        return self.norm(self.pool(self.smooth(p2)))  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ from model.config import ROTATIONS, ModelConfig
 from model.handoccnet.backbone import Bottleneck, ResNet
 from model.handoccnet.blocks import ResidualBlock
 from model.handoccnet.regressor import Regressor
-from model.handoccnet.transformers import AttentionBlock
+from model.handoccnet.transformers import AttentionBlock, ConvolutionFusion
 
 
 def initialise_trunk(trunk: ResNet) -> None:
@@ -39,7 +39,8 @@ def initialise_published(part: nn.Module) -> None:
 def initialise_scaled(part: nn.Module) -> None:
     """Apply our rule, for the paper's preset (its own is not given) and for tiny.
 
-    Layers keep the size of what they are given, residual branches start small, and the pose starts at rest.
+    Layers keep the size of what they are given, residual branches start small, and the pose starts at rest. FIT
+    starts as little more than the primary map, SET as little more than its input.
     """
     for module in part.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -50,6 +51,14 @@ def initialise_scaled(part: nn.Module) -> None:
         if isinstance(module, AttentionBlock) and module.position_embedding:
             nn.init.normal_(module.query_embedding, std=0.2)
             nn.init.normal_(module.key_embedding, std=0.2)
+        if isinstance(module, AttentionBlock):
+            last = module.mlp[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight.data.mul_(0.2)
+            if module.residual != "none":
+                module.value.weight.data.mul_(0.2)
+        elif isinstance(module, ConvolutionFusion):
+            module.start_as_primary()
         elif isinstance(module, ResidualBlock):
             module.conv3.weight.data.mul_(0.2)
         elif isinstance(module, Regressor):

@@ -46,7 +46,7 @@ class FeatureMaps(NamedTuple):
     necessity_map: Tensor  # M (B, 1, H, W)
     primary: Tensor  # F_P = F·M, before FIT
     secondary: Tensor  # F_S = F·(1 − M)
-    injected: Tensor  # after FIT
+    injected: Tensor  # after FIT, and after the norm where there is one
     enhanced: Tensor  # after SET
 
 
@@ -59,6 +59,7 @@ class HandOccNet(nn.Module):
         backbone: FeaturePyramid,
         necessity: nn.Module,
         injection: nn.Module,
+        injection_norm: nn.Module,
         enhancement: nn.Module,
         heatmap_head: HeatmapHead,
         regressor: Regressor,
@@ -67,6 +68,7 @@ class HandOccNet(nn.Module):
         self.backbone = backbone
         self.necessity = necessity
         self.injection = injection
+        self.injection_norm = injection_norm
         self.enhancement = enhancement
         self.heatmap_head = heatmap_head
         self.regressor = regressor
@@ -91,7 +93,7 @@ class HandOccNet(nn.Module):
         necessity_map = self.necessity(features)
         primary = features * necessity_map
         secondary = features * (1 - necessity_map)
-        injected = self.injection(primary, secondary)
+        injected = self.injection_norm(self.injection(primary, secondary))
         return FeatureMaps(features, necessity_map, primary, secondary, injected, self.enhancement(injected))
 
     def correlation(self, images_B3HW: Tensor, *, query_cells: Sequence[tuple[int, int]]) -> Correlation:
@@ -125,6 +127,7 @@ def build_network(config: ModelConfig) -> HandOccNet:
         backbone=backbone,
         necessity=build_necessity(config),
         injection=injection,
+        injection_norm=nn.BatchNorm2d(config.channels) if config.feature_norm else nn.Identity(),
         enhancement=enhancement,
         heatmap_head=heatmap_head,
         regressor=regressor,

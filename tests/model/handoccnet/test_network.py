@@ -87,6 +87,17 @@ def test_tiny_fits_eight_megabytes_in_half_precision() -> None:
     assert sum(p.numel() for p in network.parameters()) <= 3_000_000
 
 
+def test_in_tiny_growing_features_do_not_saturate_the_attention() -> None:
+    network = build_network(PRESETS["tiny"]).train()
+    images = torch.rand(4, 3, 128, 128)
+    with torch.no_grad():
+        before = network.feature_maps(images).enhanced
+        network.backbone.smooth.weight.mul_(1000)
+        network.backbone.smooth.bias.mul_(1000)
+        after = network.feature_maps(images).enhanced
+    torch.testing.assert_close(after, before, rtol=0, atol=0.01)
+
+
 @pytest.mark.parametrize("preset", ["tiny", "release"])
 def test_bfloat16_changes_little_and_keeps_the_outputs_float32(preset: str) -> None:
     torch.manual_seed(0)

@@ -123,6 +123,17 @@ def test_set_is_algorithm_2(config: ModelConfig) -> None:
     torch.testing.assert_close(enhancement(features), enhanced, rtol=0, atol=1e-10)
 
 
+def test_attention_that_learns_in_half_precision_is_that_of_inference() -> None:
+    torch.manual_seed(0)
+    enhancement = build_network(PRESETS["tiny"]).enhancement
+    features = torch.randn(2, 96, 16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        learning = enhancement(features)
+        with torch.no_grad():
+            inferring = enhancement(features)
+    torch.testing.assert_close(learning, inferring, rtol=0.02, atol=0.05)
+
+
 @pytest.mark.parametrize("attention", ["softmax", "softmax_softmax", "softmax_sigmoid"])
 def test_the_maps_of_figure_4_are_rows_of_the_naive_maps(attention: str) -> None:
     config = dataclasses.replace(PRESETS["tiny"], fit_attention=attention)  # type: ignore[arg-type]
