@@ -60,7 +60,9 @@ class Options:
     every: int | None = option(None, help="of films, take every N-th frame")
     fps: float | None = option(None, help="of films, take the first frame at or after each tick, X a second")
     model: str | None = option(None, help="paper, release or tiny; weights of ours know theirs")
-    weights: str | None = option(None, help="a checkpoint, or random:SEED for an untrained network")
+    weights: str | None = option(
+        None, help="a checkpoint, shipped:tiny, or random:SEED for an untrained network"
+    )
     mano: str | None = option(
         None, help="MANO_RIGHT.pkl, checkpoint or synthetic; default: what the weights say"
     )

@@ -35,7 +35,7 @@ class Options:
     """Compares the pipeline with the network alone and with a plain loop; speeds are ratios within this run."""
 
     model: str = option("tiny", help="paper, release or tiny")
-    weights: str = option("random:0", help="a checkpoint, or random:SEED")
+    weights: str = option("random:0", help="a checkpoint, shipped:tiny, or random:SEED")
     mano: str | None = option(None, help="as for annotate")
     count: int = option(512, help="how many 640x480 JPEG images to make and annotate")
     batch_size: int = option(16, help="crops per forward pass")

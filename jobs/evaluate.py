@@ -59,7 +59,8 @@ class Options:
         help="folder or URI that takes the results; the same command continues what is there"
     )
     weights: str | None = option(
-        None, help="a checkpoint, or random:SEED for an untrained network, to annotate the shards with"
+        None,
+        help="a checkpoint, shipped:tiny, or random:SEED for an untrained network, to annotate the shards with",
     )
     predictions: str | None = option(
         None, help="an output of annotate to measure instead, without the network"

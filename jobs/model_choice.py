@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from model import shipped
 from model.config import ModelConfig, preset
 from model.crop import CROP_RULES, CropRule, require_opencv4
 from model.errors import ModelError
@@ -13,8 +14,10 @@ from pipeline.errors import ConfigError
 
 NO_WEIGHTS = (
     "needs --weights: a checkpoint of the authors' (`--model release --weights snapshot_demo.pth.tar`), a file "
-    "that `handocc train` wrote, or random:SEED for an untrained network"
+    "that `handocc train` wrote, shipped:tiny for the small network that comes along (it has seen synthetic hands "
+    "only), or random:SEED for an untrained one"
 )
+SHIPPED = "shipped:"
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def _weights(uri: str, config: ModelConfig | None) -> LoadedWeights:
                 f"--weights {uri} needs --model: random weights do not say which network they are of"
             )
         return random_weights(config, int(seed))
-    data = read_file(uri, "--weights")
+    data = read_weights(uri)
     try:
         return load_weights(data, config)
     except ModelError as error:
@@ -114,6 +117,21 @@ def choose_crop_rule(boxes: str, scale: float | None) -> CropRule:
     if not 0.1 <= scale <= 10:
         raise ConfigError(f"--box-scale {scale:g}: must be between 0.1 and 10")
     return CropRule(f"{rule.name} x{scale:g}", scale, rule.clip_first)
+
+
+def read_weights(uri: str) -> bytes:
+    """Returns the weights file that an option names, or the one that comes along under shipped:NAME.
+
+    Raises:
+        ConfigError: it cannot be read, or there is none of that name.
+    """
+    if not uri.startswith(SHIPPED):
+        return read_file(uri, "--weights")
+    name = uri.removeprefix(SHIPPED)
+    if name not in shipped.NAMES:
+        known = ", ".join(SHIPPED + one for one in shipped.NAMES)
+        raise ConfigError(f"--weights {uri}: no such weights come along; there are {known}")
+    return shipped.read(name)
 
 
 def read_file(uri: str, what: str) -> bytes:

@@ -11,18 +11,18 @@ from typing import Literal
 from jobs import exits, record
 from jobs.cluster import connect
 from jobs.console import say
-from jobs.model_choice import choose_hand_model, read_file
+from jobs.model_choice import choose_hand_model, read_file, read_weights
 from jobs.options import option
 from jobs.training import staff
 from jobs.training.begin import begin
 from jobs.training.fit import fit
 from jobs.training.shards import hand_model_named, plan
 from jobs.training.task import Task
-from model.config import ablated, preset
+from model.config import ModelConfig, ablated, preset
 from model.mano.asset import HandModel
 from model.mano.synthetic import synthetic_hand
 from model.recipe import OF_MODEL, Recipe, recipe
-from model.weights import load_weights
+from model.weights import adapted_weights, load_weights
 from pipeline import lease, storage
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.records import Unit
@@ -62,7 +62,10 @@ class Options:
     supervise: Literal["all", "joints"] = option(
         "all", help="joints: learn from 2D and 3D joints alone, from shards of any hand model"
     )
-    weights: str | None = option(None, help="start from these weights")
+    weights: str | None = option(None, help="start from these weights: a file, or shipped:tiny")
+    adapt: bool = option(
+        False, help="take of --weights what fits, as of another ablation; the other parts start untrained"
+    )
     trunk: str | None = option(None, help="start the trunk from torchvision's ResNet-50 (ImageNet)")
     mano: str | None = option(
         None, help="MANO_RIGHT.pkl or synthetic; default: synthetic where the shards are"
@@ -77,6 +80,7 @@ class Options:
     compile: bool = option(False, help="torch.compile the network")
     sync_batch_norm: bool = option(False, help="batch statistics over all workers (GPUs only)")
     seed: int = option(0, help="of the untrained weights and of the order of the data")
+    half: bool = option(False, help="write the weights as float16, in half the space")
     keep: int = option(3, help="checkpoints to keep: the best so many, and the last")
     checkpoint_steps: int | None = option(
         None, help="a checkpoint every so many steps too, not only every epoch"
@@ -97,10 +101,12 @@ def run(options: Options) -> int:
     micro = _micro_batch(options, batch)
     workers = staff.asked(options.workers)
     output = storage.canonical(options.output)
-    start = None if options.weights is None else read_file(options.weights, "--weights")
+    start = None if options.weights is None else read_weights(options.weights)
     trunk = None if options.trunk is None else read_file(options.trunk, "--trunk")
     hand_model, remarks = _hand_model(options)
-    if start is not None:
+    if start is not None and options.adapt:
+        remarks += (_adapted(start, config),)
+    elif start is not None:
         load_weights(start, config)
     storage.require_writable(output)
     with lease.hold(output), _resumable(), connect(options.address) as resources:
@@ -122,6 +128,7 @@ def run(options: Options) -> int:
             "learning_rate": chosen.learning_rate,
             "precision": options.precision,
             "clip_norm": options.clip_norm,
+            "half": options.half,
         }
         content = {
             "model": config.to_dict(),
@@ -133,6 +140,7 @@ def run(options: Options) -> int:
             "supervise": options.supervise,
             "sync_batch_norm": options.sync_batch_norm,
             "start": hashlib.sha256(start).hexdigest() if start else None,
+            "adapt": options.adapt,
             "trunk": hashlib.sha256(trunk).hexdigest() if trunk else None,
             "data": _digest(segments),
             "validation": _digest(validation),
@@ -155,10 +163,12 @@ def run(options: Options) -> int:
             seed=options.seed,
             supervise=options.supervise,
             start=start,
+            adapt=options.adapt,
             trunk=trunk,
             precision=options.precision,
             clip_norm=options.clip_norm,
             compile=options.compile,
+            half=options.half,
             sync_batch_norm=options.sync_batch_norm,
             threads=chosen_staff.threads,
             read_cpus=chosen_staff.read_cpus,
@@ -227,6 +237,8 @@ def _require_sense(options: Options) -> None:
         raise ConfigError(f"--paste {options.paste:g}: must be between 0 and 1")
     if options.max_failures < 0:
         raise ConfigError(f"--max-failures {options.max_failures}: must be 0 or more")
+    if options.adapt and options.weights is None:
+        raise ConfigError("--adapt takes what fits of --weights, which is missing")
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
 
@@ -241,6 +253,12 @@ def _hand_model(options: Options) -> tuple[HandModel, tuple[str, ...]]:
             )
         named = "synthetic"
     return choose_hand_model(named)
+
+
+def _adapted(start: bytes, config: ModelConfig) -> str:
+    """Says what these weights leave untrained of the model."""
+    _, untrained = adapted_weights(start, config, 0)
+    return f"--weights lack parts of this model, which start untrained: {', '.join(untrained) or 'none'}"
 
 
 def _digest(units: Sequence[Unit]) -> str:

@@ -85,6 +85,26 @@ def load_weights(data: bytes, config: ModelConfig | None = None) -> LoadedWeight
     )
 
 
+def adapted_weights(data: bytes, config: ModelConfig, seed: int) -> tuple[LoadedWeights, tuple[str, ...]]:
+    """Return an untrained network with all that fits of another model's weights, and its parts that stay untrained.
+
+    A part is a module that the network itself is made of, such as `injection`; it counts as untrained unless all of
+    it fits. A file that `load_weights` refuses, and one that fills no part, raise ModelError.
+    """
+    known = load_weights(data).network.state_dict()
+    fresh = random_weights(config, seed)
+    own = fresh.network.state_dict()
+    fitting = {n: t for n, t in known.items() if n in own and t.shape == own[n].shape}
+    fresh.network.load_state_dict({**own, **fitting})
+    parts = dict.fromkeys(name.split(".")[0] for name in own)
+    untrained = tuple(
+        part for part in parts if any(n.split(".")[0] == part and n not in fitting for n in own)
+    )
+    if len(untrained) == len(parts):
+        raise ModelError(f"weights: no part of the model {config.name!r} can be taken from the file")
+    return fresh, untrained
+
+
 def random_weights(config: ModelConfig, seed: int) -> LoadedWeights:
     """Return an untrained network, the same for the same seed; its hands rest, its heatmaps are flat."""
     with torch.random.fork_rng(devices=[]):

@@ -115,7 +115,11 @@ class Journal:
             if name.startswith("validation/")
         }
         weights = save_weights(
-            network, self._task.config, hand_model_name=self._task.hand_model.name, notes=notes
+            network,
+            self._task.config,
+            hand_model_name=self._task.hand_model.name,
+            notes=notes,
+            half=self._task.half,
         )
         storage.put(storage.join(output, "weights", "last.safetensors"), weights)
         scores = [row[f"validation/{SCORE}"] for row in validations]

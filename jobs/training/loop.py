@@ -22,7 +22,7 @@ from jobs.training.validation import validate
 from model.handoccnet.network import HandOccNet
 from model.losses import losses
 from model.mano.layer import ManoLayer
-from model.weights import load_imagenet_resnet50, load_weights, random_weights
+from model.weights import adapted_weights, load_imagenet_resnet50, load_weights, random_weights
 from pipeline.training.samples import TrainingSamples
 from pipeline.training.targets import to_images, to_targets
 from pipeline.training.windows import ReadWindow, TrainingDataError
@@ -260,7 +260,9 @@ class _Worker:
 
 
 def _network(task: Task) -> HandOccNet:
-    if task.start is not None:
+    if task.start is not None and task.adapt:
+        network = adapted_weights(task.start, task.config, task.seed)[0].network
+    elif task.start is not None:
         network = load_weights(task.start, task.config).network
     else:
         network = random_weights(task.config, task.seed).network

@@ -33,10 +33,12 @@ class Task:
     seed: int
     supervise: Literal["all", "joints"]
     start: bytes | None  # weights to start from, as `model.weights.load_weights` reads them
+    adapt: bool  # of which only what fits the config is taken
     trunk: bytes | None  # torchvision's ResNet-50, for the trunk alone
     precision: Literal["fp32", "bf16"]
     clip_norm: float | None
     compile: bool
+    half: bool  # weights are written as float16
     sync_batch_norm: bool
     threads: int
     read_cpus: float

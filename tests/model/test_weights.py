@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.config import PRESETS
+from model.config import PRESETS, ablated
 from model.errors import ModelError
 from model.handoccnet.network import build_network
 from model.weights import (
+    adapted_weights,
     load_imagenet_resnet50,
     load_weights,
     random_weights,
@@ -243,6 +244,23 @@ def test_saved_weights_of_another_model_say_what_differs() -> None:
     data = save_weights(random_weights(TINY, seed=0).network, TINY, hand_model_name=None, notes={})
     with pytest.raises(ModelError, match=r"fit_depth=2 \(asked: 1\)"):
         load_weights(data, dataclasses.replace(TINY, fit_depth=1))
+
+
+def test_weights_of_another_ablation_fill_what_fits() -> None:
+    plain = random_weights(ablated(TINY, ["neck=identity"]), 1)
+    data = save_weights(plain.network, plain.config, hand_model_name=None, notes={})
+    adapted, untrained = adapted_weights(data, TINY, 2)
+    assert untrained == ("injection", "enhancement")
+    assert adapted.config == TINY
+    fresh = random_weights(TINY, 2).network.state_dict()
+    theirs = plain.network.state_dict()
+    for name, tensor in adapted.network.state_dict().items():
+        assert torch.equal(tensor, theirs.get(name, fresh[name])), name
+
+
+def test_weights_of_which_nothing_fits_are_refused(published_entries: dict[str, Tensor]) -> None:
+    with pytest.raises(ModelError, match="no part of the model 'tiny'"):
+        adapted_weights(_saved(published_entries), dataclasses.replace(TINY, necessity="convolutions"), 0)
 
 
 def test_our_own_bare_state_dict_needs_its_config() -> None:
