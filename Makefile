@@ -23,14 +23,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	rm -rf $(DEMO)
 	$(BIN)/handocc synthesize --output $(DEMO)/shards --count 24 --seed 7 --per-shard 8 --vertices --split demo
-	$(BIN)/handocc annotate '$(DEMO)/shards/*.tar' --output $(DEMO)/hands --model tiny --weights random:0 --meshes tar --vertices
+	$(BIN)/handocc annotate '$(DEMO)/shards/*.tar' --output $(DEMO)/hands --weights shipped:tiny --meshes tar --vertices
 	$(BIN)/handocc report $(DEMO)/hands --count 16
+	$(BIN)/handocc evaluate --dataset shards --data '$(DEMO)/shards/*.tar' --predictions $(DEMO)/hands --output $(DEMO)/scores
 	$(BIN)/handocc status $(DEMO)/hands
 	@echo
 	@echo "annotations  $(DEMO)/hands/annotations/*.parquet"
 	@echo "meshes       $(DEMO)/hands/meshes/*.tar"
 	@echo "ledger       $(DEMO)/hands/ledger/*.parquet"
 	@echo "pictures     $(DEMO)/hands/report/gallery-00.png"
+	@echo "errors       $(DEMO)/scores/metrics.json"
 
 # Tests that start Ray take both cores by themselves; the others leave one idle.
 test: $(STAMP)

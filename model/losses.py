@@ -35,10 +35,13 @@ class LossWeights:
 # `release`: the published code's weights (reference: RELEASE_NETWORK section 2). `paper`: "the sum of L2 distances on
 # H, θ, β, V, J3D"; it gives no weights, so what both have in common has the published ones, and the heatmaps get
 # what their mean positions had: untrained, both terms are of the order of 10. `small`, ours: a trunk that starts from
-# nothing first has to find the joints in the picture, which the published weights leave to a pretrained one.
+# nothing first has to find the joints in the picture, which the published weights leave to a pretrained one. Pose and
+# mesh weigh little: their gradients are rough, and Adam gives the layers that they alone reach full steps anyway.
 LOSSES = {
     "release": LossWeights(),
-    "small": LossWeights(vertices=2e3, joints=2e3, pose=20.0, joints_2d=500.0, heatmaps_kl=10.0),
+    "small": LossWeights(
+        vertices=200.0, joints=200.0, pose=2.0, betas=0.02, joints_2d=100.0, heatmaps_kl=10.0
+    ),
     "paper": LossWeights(joints_2d=0.0, heatmaps=100.0, pose_form="axis_angle"),
 }
 

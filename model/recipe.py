@@ -44,7 +44,7 @@ class Recipe:
 # The paper gives the rate, the batch of 24 and "annealing at every 10th epoch"; its factor and number of epochs
 # are those of the published code for HO-3D. `release` is that code (four GPUs with 16 each), `release-dexycb` its
 # settings for DexYCB (reference: RELEASE_NETWORK section 2). `small` is ours, for networks without a pretrained
-# trunk on synthetic pictures.
+# trunk on synthetic pictures: hands are found sooner in boxes that vary less in size.
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -92,7 +92,7 @@ RECIPES = {
             schedule="cosine",
             warmup=0.02,
             losses=LOSSES["small"],
-            augmentation=AugmentationRanges(),
+            augmentation=AugmentationRanges(scale=0.1),
         ),
     )
 }

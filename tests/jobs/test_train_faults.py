@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 
 from jobs import cli
 from jobs.cluster import connect
@@ -108,3 +110,20 @@ def test_an_ablation_is_trained_with_mixed_precision_and_clipped_gradients(
     status, said = train(*options.split())
     assert status == 0, said
     assert '"model.fit_attention": "softmax"' in (tmp_path / "out" / "job.json").read_text()
+
+
+def test_weights_of_another_ablation_start_a_run_and_its_own_are_written_in_half_precision(
+    tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]
+) -> None:
+    changed(good, tmp_path / "in" / "a.tar", {})
+    assert train("--ablation", "neck=identity", "--steps", "1")[0] == 0
+    weights = tmp_path / "out" / "weights" / "last.safetensors"
+    further = ("--output", str(tmp_path / "full"), "--weights", str(weights), "--steps", "1")
+    status, said = train(*further)
+    assert status == 2
+    assert "holds the model 'tiny/table1/identity', not 'tiny'" in said.splitlines()[-1]
+    status, said = train(*further, "--adapt", "--half")
+    assert status == 0, said
+    assert "which start untrained: injection, enhancement" in said
+    written = safetensors.torch.load_file(tmp_path / "full" / "weights" / "last.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {torch.float16, torch.int64}
