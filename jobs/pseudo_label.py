@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.fingerprint import fingerprint_of
 from pipeline.pseudo_labels.datasheet import Datasheet, write_datasheet
 from pipeline.pseudo_labels.labels import Belongings
-from pipeline.pseudo_labels.manifest import Written, missing, write_manifest
+from pipeline.pseudo_labels.manifest import Written, fates, missing, write_manifest
 from pipeline.pseudo_labels.near_duplicates import Motion
 from pipeline.pseudo_labels.selection import FILE as SELECTION_FILE
 from pipeline.pseudo_labels.selection import KEPT, Balance, Chosen, select, store, stored
@@ -309,13 +309,6 @@ def _manifest(
     shards: int,
 ) -> dict[str, Any]:
     """What manifest.json says: where the hands come from, how they were chosen, and what became of each."""
-    fates = chosen.counts.copy()
-    for (side, source, reason), number in written.lost.items():
-        fates[side, source, KEPT] -= number
-        fates[side, source, reason] += number
-    total = _by(fates, lambda _side, _source: "all").get("all", {})
-    assert sum(total.values()) == chosen.hands, "hands were lost between the annotations and the account"
-    assert total.get(KEPT, 0) == written.hands
     weights = annotated.job["weights"]
     return {
         "licence": options.licence,
@@ -326,26 +319,10 @@ def _manifest(
         "confidence": annotated.conventions.get("confidence", NOT_STATED),
         "settings": dict(content),
         "fingerprint": fingerprint,
-        "hands": {
-            "annotated": chosen.hands,
-            "kept": written.hands,
-            "dropped": {reason: number for reason, number in total.items() if reason != KEPT},
-        },
-        "pictures": written.pictures,
+        **fates(chosen, written),
         "shards": shards,
-        "mean_weight": round(written.weight / written.hands, 4) if written.hands else None,
-        "by_side": _by(fates, lambda side, _source: side),
-        "by_source": _by(fates, lambda _side, source: source),
         "versions": record.versions(),
     }
-
-
-def _by(fates: Mapping[tuple[str, str, str], int], group: Any) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    for (side, source, reason), number in sorted(fates.items()):
-        row = found.setdefault(group(side, source), {})
-        row[reason] = row.get(reason, 0) + number
-    return found
 
 
 def _show(output: str, manifest: Mapping[str, Any]) -> None:

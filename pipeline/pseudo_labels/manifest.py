@@ -1,11 +1,12 @@
-"""OUTPUT/manifest.parquet: every hand of the shards, where it comes from and where it is."""
+"""OUTPUT/manifest.parquet: every hand of the shards, where it comes from and where it is; and what became of all."""
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import ConfigError
+from pipeline.pseudo_labels.selection import KEPT, Chosen
 from pipeline.pseudo_labels.shards import ACCOUNT, FOLDER
 from pipeline.records import Unit
 from pipeline.sinks.parts import part_uri, read_file
@@ -62,6 +64,38 @@ def write_manifest(output: str, shards: Sequence[Unit], metadata: dict[str, str]
                 writer.write_table(rows.select(schema.names).replace_schema_metadata(metadata))
     storage.put(storage.join(output, FILE), sink.getvalue())
     return written
+
+
+def fates(chosen: Chosen, written: Written) -> dict[str, Any]:
+    """Returns what became of every annotated hand: in all, by side and by source."""
+    counts = chosen.counts.copy()
+    for (side, source, reason), number in written.lost.items():
+        counts[side, source, KEPT] -= number
+        counts[side, source, reason] += number
+    total = _by(counts, lambda _side, _source: "all").get("all", {})
+    assert sum(total.values()) == chosen.hands, "hands were lost between the annotations and the account"
+    assert total.get(KEPT, 0) == written.hands
+    return {
+        "hands": {
+            "annotated": chosen.hands,
+            "kept": written.hands,
+            "dropped": {reason: number for reason, number in total.items() if reason != KEPT},
+        },
+        "pictures": written.pictures,
+        "mean_weight": round(written.weight / written.hands, 4) if written.hands else None,
+        "by_side": _by(counts, lambda side, _source: side),
+        "by_source": _by(counts, lambda _side, source: source),
+    }
+
+
+def _by(
+    counts: Mapping[tuple[str, str, str], int], group: Callable[[str, str], str]
+) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (side, source, reason), number in sorted(counts.items()):
+        row = found.setdefault(group(side, source), {})
+        row[reason] = row.get(reason, 0) + number
+    return found
 
 
 def _account(output: str, shard: Unit) -> pa.Table:

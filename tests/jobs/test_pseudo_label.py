@@ -91,8 +91,8 @@ def test_killed_again_and_again_it_writes_the_same_bytes(
 
     assert handocc(*command(tmp_path / "undisturbed")).returncode == 0
     output = tmp_path / "out"
-    moments = ["predictions/annotations/*.parquet", "survey/*.parquet", "selection.parquet", "pseudo-*.tar"]
-    for moment in moments:
+    # What annotate does when it is killed is held by its own tests.
+    for moment in ("survey/*.parquet", "pseudo-*.tar"):
         watched = subprocess.Popen(
             [sys.executable, "-m", "jobs.cli", *command(output)],
             cwd=REPOSITORY,
