@@ -105,7 +105,7 @@ def run(options: Options) -> int:
     trunk = None if options.trunk is None else read_file(options.trunk, "--trunk")
     hand_model, remarks = _hand_model(options)
     if start is not None and options.adapt:
-        remarks += (_adapted(start, config),)
+        remarks += _adapted(start, config)
     elif start is not None:
         load_weights(start, config)
     storage.require_writable(output)
@@ -255,10 +255,11 @@ def _hand_model(options: Options) -> tuple[HandModel, tuple[str, ...]]:
     return choose_hand_model(named)
 
 
-def _adapted(start: bytes, config: ModelConfig) -> str:
-    """Says what these weights leave untrained of the model."""
+def _adapted(start: bytes, config: ModelConfig) -> tuple[str, ...]:
+    """Says what these weights leave untrained of the model, if they do."""
     _, untrained = adapted_weights(start, config, 0)
-    return f"--weights lack parts of this model, which start untrained: {', '.join(untrained) or 'none'}"
+    lacking = f"--weights lack parts of this model, which start untrained: {', '.join(untrained)}"
+    return (lacking,) if untrained else ()
 
 
 def _digest(units: Sequence[Unit]) -> str:

@@ -88,6 +88,7 @@ def test_tiny_fits_eight_megabytes_in_half_precision() -> None:
 
 
 def test_in_tiny_growing_features_do_not_saturate_the_attention() -> None:
+    torch.manual_seed(0)
     network = build_network(PRESETS["tiny"]).train()
     images = torch.rand(4, 3, 128, 128)
     with torch.no_grad():
