@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from tests.training_runs import (
     checkpointed,
     curve,
     ended,
+    go_within,
     is_gone,
     rows,
     start,
@@ -68,10 +68,7 @@ def killed(shards: str, output: str, *options: str) -> None:
     left = training_workers(process.pid)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 60
-    while not all(map(is_gone, left)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert all(map(is_gone, left)), "workers outlive their driver"
+    assert go_within(left, 60), "workers outlive their driver"
 
 
 def means(values: NDArray[np.float64], steps_a_row: int) -> list[float]:
@@ -137,7 +134,7 @@ def test_an_interrupt_ends_with_status_3_and_names_the_way_on(
         "the same command continues from here"
     )
     assert "Traceback" not in said
-    assert all(map(is_gone, left))
+    assert go_within(left, 60), "workers outlive their driver"
 
 
 def test_a_worker_that_dies_too_often_ends_the_run_in_one_line(tmp_path: Path, shards: Path) -> None:
