@@ -40,7 +40,8 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-rest: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not ray" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "slow and ray"
 
 test-all: test test-rest
 
