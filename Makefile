@@ -39,9 +39,10 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ray" --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m "ray and not slow"
 
+# Most of these wait for a Ray that starts or for a moment to kill it, so that two share the cores well.
 test-rest: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not ray" --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -m "slow and ray"
+	$(BIN)/python -m pytest -m "slow and not nodes" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "slow and nodes"
 
 test-all: test test-rest
 

@@ -39,7 +39,7 @@ def choose_model(model: str | None, weights: str | None, mano: str | None) -> Mo
     require_opencv4()
     if weights is None:
         raise ConfigError(NO_WEIGHTS)
-    loaded = _weights(weights, None if model is None else preset(model))
+    loaded = weights_as(weights, None if model is None else preset(model))
     hand_model, remarks = _hand_model(loaded, mano)
     if not loaded.trained:
         remarks = (*remarks, f"the weights are {weights}: untrained, the hands mean nothing")
@@ -48,7 +48,12 @@ def choose_model(model: str | None, weights: str | None, mano: str | None) -> Mo
     return ModelChoice(loaded, hand_model, remarks)
 
 
-def _weights(uri: str, config: ModelConfig | None) -> LoadedWeights:
+def weights_as(uri: str, config: ModelConfig | None) -> LoadedWeights:
+    """Loads what --weights names, as a network of a config where the file does not say of which it is.
+
+    Raises:
+        ConfigError: the file cannot be read, or is of another network.
+    """
     if uri.startswith("random:"):
         seed = uri.removeprefix("random:")
         if not seed.isdecimal():

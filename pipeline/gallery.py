@@ -59,6 +59,14 @@ def strips(
 
     faces: those of a right hand, for rows that hold vertices; stamp: a word across every prediction.
     """
+    for row, sample in samples_of(output, units, rows):
+        yield strip(output, row, sample, faces, stamp)
+
+
+def samples_of(
+    output: str, units: Mapping[str, Unit], rows: pa.Table
+) -> Iterator[tuple[dict[str, Any], Sample]]:
+    """Yields annotation rows and their samples, without those whose input cannot be read any more."""
     for unit_id in dict.fromkeys(rows["unit_id"].to_pylist()):
         of_unit = rows.filter(pa.compute.equal(rows["unit_id"], unit_id)).to_pylist()
         wanted = {(row["key"], row["frame_index"]) for row in of_unit}
@@ -71,7 +79,16 @@ def strips(
         for row in of_unit:
             sample = found.get((row["key"], row["frame_index"]))
             if sample is not None and sample.error is None:
-                yield strip(output, row, sample, faces, stamp)
+                yield row, sample
+
+
+def image_of(sample: Sample) -> Picture:
+    """Returns a sample's picture.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    return decode_image(sample.image) if isinstance(sample.image, bytes) else sample.image
 
 
 def strip(
@@ -79,7 +96,7 @@ def strip(
 ) -> Strip:
     """Returns the pictures of an annotation row, whose sample can be read; see `strips`."""
     try:
-        image = decode_image(sample.image) if isinstance(sample.image, bytes) else sample.image
+        image = image_of(sample)
     except DataError as error:
         # It was decoded when it was annotated: the input has changed since.
         return Strip(row["instance_id"], (Tile(np.zeros((64, 64, 3), np.uint8), str(error)),))

@@ -91,7 +91,7 @@ def run(flow: Flow, units: Iterable[Unit]) -> Iterator[UnitRecord]:
     """Yields each unit's record when it has passed every stage, in the order in which they finish.
 
     Raises:
-        Interrupted: storage gave out under a stage.
+        Interrupted: storage gave out under a stage, or fewer units came out than went in.
     """
     calm()
     context = DataContext.get_current()
@@ -103,8 +103,10 @@ def run(flow: Flow, units: Iterable[Unit]) -> Iterator[UnitRecord]:
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage in flow.stages:
         dataset = _add_stage(dataset, stage)
+    finished = 0
     try:
         for row in dataset.iter_rows():
+            finished += 1
             yield from_row(row)
     except ray.exceptions.RayTaskError as error:
         # Ray hands on what a stage raised as text only.
@@ -112,6 +114,8 @@ def run(flow: Flow, units: Iterable[Unit]) -> Iterator[UnitRecord]:
         if told is None:
             raise
         raise Interrupted(told[1]) from error
+    if finished < len(rows):
+        raise Interrupted(f"Ray lost {len(rows) - finished} of {len(rows)} units on the way")
 
 
 class Unhurried(ExecutionCallback):  # type: ignore[misc]

@@ -81,24 +81,32 @@ class DecodeAndCrop:
                     raise hand
                 height, width = image.shape[:2]
                 camera = self.cameras.choose(hand.camera, photo.camera, width, height)
-                page.add(sample, index, hand, *self._crop(image, hand), image.shape, camera)
+                crop, affine = cut_out(image, hand.bbox, hand.side, self.crop_rule, self.crop_size)
+                page.add(sample, index, hand, crop, affine, image.shape, camera)
             except DataError as error:
                 page.reject(sample, index, error, "boxes")
 
-    def _crop(self, image: NDArray[np.uint8], hand: HandBox) -> tuple[NDArray[np.uint8], CropAffine]:
-        """Returns the crop, left hands mirrored, and where it lies."""
-        height, width = image.shape[:2]
-        x, y, w, h = hand.bbox
-        # The crop rule would move a box that lies left of or above the image into it.
-        box = crop_box(hand.bbox, width, height, self.crop_rule) if x + w > 0 and y + h > 0 else None
-        if box is None:
-            detail = f"bbox {list(hand.bbox)} covers less than a pixel of the {width}x{height} image"
-            raise DataError("box outside", detail)
-        affine = crop_affine(box, self.crop_size, image_width=width, flip=hand.side == "left")
-        try:
-            return to_uint8(crop_image(image, affine)), affine
-        except ModelError as error:
-            raise DataError("box too large", str(error)) from error
+
+def cut_out(
+    image: NDArray[np.uint8], bbox: Sequence[float], side: str, rule: CropRule, size: int
+) -> tuple[NDArray[np.uint8], CropAffine]:
+    """Returns the crop of a hand as the network sees it, left hands mirrored, and where it lies.
+
+    Raises:
+        DataError: the box shows nothing of the image, or is too large.
+    """
+    height, width = image.shape[:2]
+    x, y, w, h = bbox
+    # The crop rule would move a box that lies left of or above the image into it.
+    box = crop_box(bbox, width, height, rule) if x + w > 0 and y + h > 0 else None
+    if box is None:
+        detail = f"bbox {list(bbox)} covers less than a pixel of the {width}x{height} image"
+        raise DataError("box outside", detail)
+    affine = crop_affine(box, size, image_width=width, flip=side == "left")
+    try:
+        return to_uint8(crop_image(image, affine)), affine
+    except ModelError as error:
+        raise DataError("box too large", str(error)) from error
 
 
 class _Page:

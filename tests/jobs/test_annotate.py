@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import duckdb
 import numpy as np
 import pandas as pd
@@ -130,9 +131,16 @@ def test_status_and_report_read_what_is_there(annotated: Path, handocc: Callable
     assert status.returncode == 1
     assert "0 left" in status.stdout
     assert "damaged input" in status.stdout
-    report = handocc("report", annotated, "--count", "6")
+    report = handocc("report", annotated, "--count", "6", "--weights", "random:0")
     assert report.returncode == 0, report.stderr
     assert len(list((annotated / "report" / "hands").glob("*.png"))) == 6
+    pictures = {path.stem: cv2.imread(str(path)) for path in (annotated / "report").glob("*.png")}
+    assert pictures.keys() == {"gallery-00", "maps-00", "maps-01"}
+    # Two rows a hand: features, and correlations of two queries.
+    assert pictures["maps-00"].shape[0] == 2 * pictures["maps-01"].shape[0] - 4
+    other = handocc("report", annotated, "--weights", "random:1")
+    assert other.returncode == 2
+    assert "not those that annotated this output" in other.stderr
 
 
 def test_running_it_again_does_nothing_and_another_job_is_refused(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.nodes, pytest.mark.slow]
 
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD = "f" * 51 + "00000"

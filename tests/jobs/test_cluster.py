@@ -28,7 +28,7 @@ from tests.s3_faults import Service
 from tests.s3_jobs import committed as done_on_s3
 from tests.s3_jobs import parts
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.nodes]
 
 MODEL = "--model tiny --weights random:0 --unit-rows 1 --meshes tar --actors 1".split()
 

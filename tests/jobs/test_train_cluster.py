@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster
 
 from tests.training_runs import checkpointed, curve, ended, parent, start, training_workers, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.nodes, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
