@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.handoccnet.network import FeatureMaps, HandOccNet
-from model.handoccnet.transformers import FeatureInjection
+from model.handoccnet.transformers import FeatureInjection, SelfEnhancement
 from model.mano.joints import JOINT_NAMES
 from pipeline.render import Picture, Tile
 
@@ -22,10 +22,10 @@ def inside(network: HandOccNet, crop: NDArray[np.uint8]) -> tuple[tuple[Tile, ..
     """Returns rows of pictures of one crop (size, size, 3) as the network sees it, left hands mirrored.
 
     The first row: the crop, the necessity map M, and how strong (mean of |channels|) the features are as primary and
-    secondary, after FIT and after SET. The second row, where there is a FIT: for the joints whose heatmaps have the
-    highest and the lowest peak, how the secondary feature there (the query) correlates with all primary ones, by
-    q.k, C_soft and C of its first block, means over the heads. Each map is coloured over its own range, which its
-    caption gives; M over 0..1.
+    secondary, after FIT and after SET, or after what stands there instead. The second row, where there is a FIT: for
+    the joints whose heatmaps have the highest and the lowest peak, how the secondary feature there (the query)
+    correlates with all primary ones, by q.k, C_soft and C of its first block, means over the heads. Each map is
+    coloured over its own range, which its caption gives; M over 0..1.
     """
     images_B3HW = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
     maps = network.feature_maps(images_B3HW)
@@ -36,13 +36,14 @@ def inside(network: HandOccNet, crop: NDArray[np.uint8]) -> tuple[tuple[Tile, ..
     for cell, colour in zip(cells, QUERIES, strict=True):
         marked = _marked(marked, cell, size, colour)
     has_fit = isinstance(network.injection, FeatureInjection)
+    has_set = isinstance(network.enhancement, SelfEnhancement)
     features = (
         Tile(marked, "crop" + (", two queries" if has_fit else "")),
         _coloured(picture, maps.necessity_map[0, 0], "M", (0.0, 1.0)),
         _coloured(picture, _strength(maps.primary), "primary"),
         _coloured(picture, _strength(maps.secondary), "secondary"),
-        _coloured(picture, _strength(maps.injected), "after FIT"),
-        _coloured(picture, _strength(maps.enhanced), "after SET"),
+        _coloured(picture, _strength(maps.injected), "after FIT" if has_fit else "without FIT"),
+        _coloured(picture, _strength(maps.enhanced), "after SET" if has_set else "without SET"),
     )
     if not has_fit:
         return (features,)
