@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jobs import evaluate, record
 from jobs.console import say
 from jobs.evaluate import annotated_parts, labelled_shards
-from jobs.model_choice import read_file
+from jobs.model_choice import SHIPPED, read_weights
 from jobs.options import option
 from jobs.predictions import Predicted, stored
 from model.config import preset
@@ -132,7 +132,7 @@ def _weights(options: Options, predicted: Predicted, output: str) -> _Weights | 
         raise ConfigError(
             f"--weights {options.weights}: an untrained network has no file to keep a calibration in"
         )
-    data = read_file(options.weights, "--weights")
+    data = read_weights(options.weights)
     try:
         loaded = load_weights(data, None if options.model is None else preset(options.model))
     except ModelError as error:
@@ -142,7 +142,7 @@ def _weights(options: Options, predicted: Predicted, output: str) -> _Weights | 
             f"--weights {options.weights}: the predictions were made with other weights, sha256 "
             f"{predicted.job['weights']['sha256'][:8]}; annotate with these, or name those"
         )
-    name = storage.name_of(storage.canonical(options.weights)).rpartition(".")
+    name = storage.name_of(options.weights.removeprefix(SHIPPED)).rpartition(".")
     uri = storage.join(output, f"{name[0] or name[2]}.safetensors")
     if uri == storage.canonical(options.weights):
         raise ConfigError(

@@ -39,7 +39,7 @@ from pipeline.evaluation.submissions import FORMATS, NoSubmission, Submission, w
 from pipeline.evaluation.summary import Summary, drop_others, measured_units, summarise, to_json
 from pipeline.evaluation.tables import TABLES, to_text
 from pipeline.fingerprint import fingerprint_of
-from pipeline.inputs import find_inputs
+from pipeline.inputs import find_inputs, labelled
 from pipeline.records import SCHEMA_VERSION, Unit
 from pipeline.sinks.parts import Part, committed
 from pipeline.sources.source import Input
@@ -184,7 +184,7 @@ def labelled_shards(data: Sequence[str], output: str) -> list[Input]:
         ConfigError: there are none.
     """
     inputs, _ = find_inputs(data, output=output, note=say)
-    shards = [source for source in inputs if source.source == "webdataset"]
+    shards = labelled(inputs)
     if not shards:
         raise ConfigError(f"--data {' '.join(data)}: holds no .tar; `handocc prepare` writes labelled shards")
     return shards

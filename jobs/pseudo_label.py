@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -14,8 +15,10 @@ from jobs.cluster import connect
 from jobs.console import say
 from jobs.options import option
 from pipeline import lease, storage
+from pipeline.calibration import CALIBRATED
 from pipeline.errors import ConfigError
 from pipeline.fingerprint import fingerprint_of
+from pipeline.inputs import expand
 from pipeline.pseudo_labels.datasheet import Datasheet, write_datasheet
 from pipeline.pseudo_labels.labels import Belongings
 from pipeline.pseudo_labels.manifest import Written, fates, missing, write_manifest
@@ -24,14 +27,15 @@ from pipeline.pseudo_labels.selection import FILE as SELECTION_FILE
 from pipeline.pseudo_labels.selection import KEPT, Balance, Chosen, select, store, stored
 from pipeline.pseudo_labels.shards import FOLDER as ACCOUNTS
 from pipeline.pseudo_labels.shards import PREFIX, Frames, ShardWriter, plan_shards, shards_flow
-from pipeline.pseudo_labels.survey import Survey, survey_flow, surveyed
+from pipeline.pseudo_labels.survey import UNREADABLE, Survey, survey_flow, surveyed
 from pipeline.pseudo_labels.thresholds import Thresholds, thresholds
 from pipeline.records import Unit
-from pipeline.sinks.parts import Part, committed, read_metadata, read_table
+from pipeline.sinks.parts import Part, committed, read_metadata
 from pipeline.units import load_plan
 
 PREDICTIONS = "predictions"
 NOT_STATED = "not stated"
+_WRITTEN = re.compile(rf"({re.escape(PREFIX)}\d+-\d+\.tar|{ACCOUNTS}/{re.escape(PREFIX)}\d+-\d+\.parquet)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,7 @@ def run(options: Options) -> int:
     started = time.monotonic()
     limits = _checked(options)
     output = storage.canonical(options.output)
+    _require_apart(options, output)
     if options.dry_run:
         return annotate.run(_of_annotate(options, output))
     storage.require_writable(output)
@@ -102,9 +107,11 @@ def run(options: Options) -> int:
         annotated = _annotated(options, output)
         if annotated.status == exits.STOPPED:
             return exits.STOPPED
-        if limits.max_error_mm is not None and not _has_expected_error(annotated):
+        confidence = annotated.conventions.get("confidence", "of an unknown kind")
+        if limits.max_error_mm is not None and annotated.units and not confidence.startswith(CALIBRATED):
             raise ConfigError(
-                f"--max-expected-error: {annotated.uri} has no column expected_error_mm; `handocc calibrate` first"
+                f"--max-expected-error: the hands of {annotated.uri} have no expected error, since the weights that "
+                "annotated them are not calibrated; `handocc calibrate` first"
             )
         content = _content(options, annotated)
         fingerprint = fingerprint_of(content)
@@ -112,13 +119,15 @@ def run(options: Options) -> int:
             record.require_same(output, content, fingerprint)
         elif (record.read(output, "job.json") or {}).get("fingerprint") != fingerprint:
             _forget(output)
+        if options.retry_rejected:
+            _forget(output)
         record.write(output, "job.json", record.job("pseudo-label", options, content))
         if record.read(output, "manifest.json") is None:
             # One cluster for both passes.
             until_done.enter_context(connect(options.address))
         if options.licence == NOT_STATED:
             say("note: --licence is not given: the manifest says that none is stated")
-        say(f"note: confidence is {annotated.conventions.get('confidence', 'of an unknown kind')}")
+        say(f"note: confidence is {confidence}")
         _survey(options, output, annotated, limits)
         chosen = stored(output, fingerprint) or _choose(options, output, annotated, fingerprint)
         shards = plan_shards(annotated.uri, chosen.pictures, options.per_shard, fingerprint[:16])
@@ -136,7 +145,9 @@ def run(options: Options) -> int:
         }
         record.write(output, "manifest.json", manifest)
     _show(output, manifest)
-    return exits.REJECTS if written.lost else annotated.status
+    if unreadable := manifest["hands"]["dropped"].get(UNREADABLE, 0):
+        say(f"the pictures of {unreadable} hands cannot be read any more; --retry-rejected tries again")
+    return exits.REJECTS if written.lost or unreadable else annotated.status
 
 
 def _checked(options: Options) -> Thresholds:
@@ -168,13 +179,21 @@ def _require_no_annotating(options: Options) -> None:
     given = [
         f"--{field.name.replace('_', '-')}"
         for field in fields(annotate.Options)
-        if field.name not in ("inputs", "output", "overwrite", "address")
+        if field.name not in ("inputs", "output", "overwrite", "address", "retry_rejected")
         and getattr(options, field.name) != field.default
     ]
     if given:
         raise ConfigError(
             f"--predictions {options.predictions}: is annotated already; leave out {', '.join(given)}"
         )
+
+
+def _require_apart(options: Options, output: str) -> None:
+    """Refuses an output inside an input, where the shards would be annotated in their turn."""
+    place = storage.resolved(output) + "/"
+    for uri in expand(options.inputs):
+        if storage.is_folder(uri) and place.startswith(storage.resolved(uri) + "/"):
+            raise ConfigError(f"--output {options.output}: lies inside the input {uri}; use another")
 
 
 def _of_annotate(options: Options, output: str) -> annotate.Options:
@@ -209,7 +228,11 @@ def _content(options: Options, annotated: Annotated) -> dict[str, Any]:
         *("pose_clusters", "per_cluster", "still_mm", "still_box", "equal_bits", "seed"),
         *("frames", "crop_factor", "per_shard", "split"),
     )
-    units = [f"{unit.unit_id} {unit.version}" for unit in annotated.units]
+    # A unit that was annotated anew has other hands.
+    units = [
+        f"{unit.unit_id} {unit.version} {annotated.parts[unit.unit_id].counts.to_json()}"
+        for unit in annotated.units
+    ]
     return {
         **json.loads(json.dumps({name: getattr(options, name) for name in names})),
         "predictions_fingerprint": annotated.job["fingerprint"],
@@ -221,9 +244,9 @@ def _forget(output: str) -> None:
     """Removes what another job chose and wrote there; annotations and surveys are held to fingerprints of their own."""
     for name in ("manifest.json", "manifest.parquet", "datasheet.html", SELECTION_FILE):
         storage.delete(storage.join(output, name))
-    # The shards, which vouch for their accounts, go first.
+    # The shards, which vouch for their accounts, go first. What has another name is somebody else's.
     for file in sorted(storage.list_files(output), key=lambda file: not file.uri.endswith(".tar")):
-        if storage.key_below(output, file.uri).removeprefix(f"{ACCOUNTS}/").startswith(PREFIX):
+        if _WRITTEN.fullmatch(storage.key_below(output, file.uri)):
             storage.delete(file.uri)
 
 
@@ -244,20 +267,12 @@ def _survey(options: Options, output: str, annotated: Annotated, limits: Thresho
         hashes=options.equal_bits >= 0,
         fingerprint=fingerprint_of(about),
     )
-    done = surveyed(survey, annotated.units)
+    done = surveyed(survey, annotated.units, retry_unreadable=options.retry_rejected)
     left = [unit for unit in annotated.units if unit.unit_id not in done]
     if left:
         say(f"surveying the hands of {len(left)} units")
         storage.delete(storage.join(output, SELECTION_FILE))
         work.carry_out(lambda _: survey_flow(survey), left, address=options.address)
-
-
-def _has_expected_error(annotated: Annotated) -> bool:
-    first = next(iter(annotated.units), None)
-    if first is None:
-        return True
-    table = read_table(annotated.uri, "annotations", annotated.parts[first.unit_id])
-    return "expected_error_mm" in table.column_names
 
 
 def _choose(options: Options, output: str, annotated: Annotated, fingerprint: str) -> Chosen:

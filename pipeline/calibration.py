@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 
 Floats = NDArray[np.float64]
 
+CALIBRATED: Final = "calibrated"  # how `describe` begins
 FEWEST_HANDS: Final = 100
 FEWEST_OF_A_KIND: Final = 20
 MOST_KNOTS: Final = 20
@@ -140,7 +141,7 @@ class Calibration:
         curve = self.curve(tta)
         low, high = curve.expected_error_mm(np.array([0.5, 0.9]))
         return (
-            f"calibrated: probability that PA-MPJPE < {self.threshold_mm:g} mm; 0.5 stands for {low:.1f} mm on "
+            f"{CALIBRATED}: probability that PA-MPJPE < {self.threshold_mm:g} mm; 0.5 stands for {low:.1f} mm on "
             f"average, 0.9 for {high:.1f} mm; learnt on {self.hands} hands of {self.learnt_on}; from "
             f"{', '.join(curve.features)}"
         )
@@ -208,7 +209,15 @@ def held_out(
     threshold_mm: float,
     names: Sequence[str],
 ) -> tuple[Floats, Floats]:
-    """Returns each hand's confidence and expected error (N,) by a curve learnt on the other folds alone."""
+    """Returns each hand's confidence and expected error (N,) by a curve learnt on the other folds alone.
+
+    Raises:
+        ConfigError: all hands are of one fold.
+    """
+    if len(np.unique(folds_N)) < 2:
+        raise ConfigError(
+            "the hands are all of one sequence: none can be held out to say what a calibration is worth"
+        )
     confidence, expected = np.empty(len(errors_mm_N)), np.empty(len(errors_mm_N))
     for fold in np.unique(folds_N):
         of_fold = folds_N == fold

@@ -122,6 +122,13 @@ def find_inputs(
     return inputs, passed_over
 
 
+def labelled(inputs: Sequence[Input]) -> list[Input]:
+    """Returns the shards among inputs, without the meshes that annotate wrote inside an output of pseudo-label."""
+    return [
+        item for item in inputs if item.source == "webdataset" and not item.name.startswith("predictions/")
+    ]
+
+
 def _path_below(output: str, root: str, place: str, uri: str) -> str:
     """Returns the path of a file below the output, empty when it lies elsewhere; `place` is the resolved root."""
     uri = place + uri.removeprefix(storage.canonical(root))

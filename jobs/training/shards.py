@@ -1,7 +1,7 @@
 """Which shards a run reads, and the runs of samples that they are read in."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from jobs.console import say, some
 from model.errors import ModelError
 from pipeline import ray_data, storage
 from pipeline.errors import ConfigError, DataError
-from pipeline.inputs import find_inputs
+from pipeline.inputs import find_inputs, labelled
 from pipeline.records import PLAN, Unit
 from pipeline.sources import webdataset
 from pipeline.sources.source import Extent, Input
@@ -27,7 +27,7 @@ def plan(output: str, name: str, arguments: Sequence[str]) -> list[Unit]:
     Raises:
         ConfigError: nothing is there, something is no shard, or a shard is empty.
     """
-    shards = _shards(arguments)
+    shards = _shards(arguments, say)
     stored = storage.join(output, f"{name}-shards.parquet")
     known = _known(stored)
     fresh = [shard for shard in shards if (shard.uri, shard.version) not in known]
@@ -56,15 +56,18 @@ def hand_model_named(arguments: Sequence[str]) -> str | None:
         raise ConfigError(f"{shard.uri}: {error}") from error
 
 
-def _shards(arguments: Sequence[str]) -> list[Input]:
+def _shards(arguments: Sequence[str], note: Callable[[str], object] = lambda _: None) -> list[Input]:
     if not arguments:
         raise ConfigError(
             "needs SHARDS: folders or .tar files, as `handocc synthesize` and `handocc prepare` write"
         )
-    shards, _ = find_inputs(arguments)
-    others = [shard.uri for shard in shards if shard.source != webdataset.SOURCE.name]
-    if others:
+    found, _ = find_inputs(arguments)
+    shards = labelled(found)
+    others = [item.uri for item in found if item not in shards]
+    if not shards:
         raise ConfigError(f"{some(others)}: training reads .tar shards only; `handocc prepare` makes them")
+    if others:
+        note(f"note: passed over, being no training shards: {some(others)}")
     return sorted(shards, key=lambda shard: shard.uri)
 
 

@@ -24,7 +24,8 @@ class GradedHands:
     """N hands, in an order that depends on nothing but their names.
 
     features: (N, F). errors_mm: PA-MPJPE. peak_mass: their confidence before any calibration. folds: a number per
-    picture, 0 to folds - 1: hands of one picture stay together. measured: how many there were to choose from.
+    sequence, or per picture where there are none, 0 to folds - 1: what looks alike stays together. measured: how many
+    there were to choose from.
     """
 
     features: Floats
@@ -51,7 +52,7 @@ def read_graded(
     """
     kept = [np.empty((0, 4 + len(names)))]
     measured = waiting = 0
-    for unit, errors in read_errors(evaluation, units, ["key", "hand_index", "status", ERROR]):
+    for unit, errors in read_errors(evaluation, units, ["key", "hand_index", "sequence", "status", ERROR]):
         errors = errors.filter(pc.and_(pc.equal(errors["status"], MEASURED), pc.is_valid(errors[ERROR])))
         rows = _rows(read_table(predictions, "annotations", parts[unit.unit_id]), errors, unit, names, seed)
         measured += len(rows)
@@ -60,7 +61,7 @@ def read_graded(
         if waiting > most:
             kept, waiting = [_first(kept, most)], 0
     hands = _first(kept, most)
-    # A picture's hands have one lot, and so one fold.
+    # A picture's hands have one lot, and a sequence's one fold.
     lots = (hands[:, 1] * folds).astype(np.int64)
     return GradedHands(hands[:, 4:], hands[:, 2], hands[:, 3], lots, measured)
 
@@ -74,16 +75,22 @@ def _rows(
     keys = errors["key"].to_pylist()
     wanted = [row_of[place] for place in zip(keys, errors["hand_index"].to_pylist(), strict=True)]
     hands = annotations.take(pa.array(wanted, pa.int64()))
-    lots = np.array([_lots(unit, key, seed) for key in keys]).reshape(-1, 2)
+    sequences = errors["sequence"].to_pylist()
+    source = storage.name_of(unit.input)
+    lots = np.array(
+        [
+            (_lot(f"{seed}#{source}#{key}"), _lot(f"{seed}#{sequence or f'{source}#{key}'}#fold"))
+            for key, sequence in zip(keys, sequences, strict=True)
+        ]
+    ).reshape(-1, 2)
     about = np.stack([errors[ERROR].to_numpy(), peak_mass(hands)], axis=1)
     return np.concatenate([lots, about, features_of(hands, names)], axis=1)
 
 
-def _lots(unit: Unit, key: str, seed: int) -> tuple[float, float]:
-    """Returns two numbers in [0, 1) that a picture draws: which are kept, and which are held out together."""
-    name = f"{seed}#{storage.name_of(unit.input)}#{key}"
+def _lot(name: str) -> float:
+    """Returns a number in [0, 1) that a name draws."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6]) / 2**48, int.from_bytes(digest[6:12]) / 2**48
+    return int.from_bytes(digest[:6]) / 2**48
 
 
 def _first(kept: Sequence[NDArray[np.float64]], most: int) -> NDArray[np.float64]:

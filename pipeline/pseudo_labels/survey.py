@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.columns import fixed_lists
-from pipeline.errors import ConfigError, DataError
+from pipeline.columns import fixed_lists, numbers
+from pipeline.errors import DataError
 from pipeline.flow import Flow, Stage
 from pipeline.pseudo_labels.picture_hash import hand_hash, perceptual_hash
 from pipeline.pseudo_labels.pictures import pictures_of
@@ -88,7 +88,7 @@ class SurveyUnit:
                 pa.array(picture, pa.int32()),
                 pa.array([side == "left" for side in table["side"].to_pylist()], pa.bool_()),
                 table["confidence"].combine_chunks(),
-                *(fixed_lists(_numbers(table, name), SURVEY.field(name).type) for name in _VECTORS),
+                *(fixed_lists(_vector(table, name), SURVEY.field(name).type) for name in _VECTORS),
                 pa.array(hashes[:, 0]),
                 pa.array(hashes[:, 1]),
                 pa.array([rank(survey.seed, name) for name in table["instance_id"].to_pylist()], pa.uint64()),
@@ -96,7 +96,8 @@ class SurveyUnit:
             ],
             schema=SURVEY,
         )
-        write_part(part_uri(survey.output, FOLDER, unit.unit_id), rows, _metadata(survey, unit, part))
+        about = _metadata(survey, unit, part) | {UNREADABLE: str(dropped.count(UNREADABLE))}
+        write_part(part_uri(survey.output, FOLDER, unit.unit_id), rows, about)
         samples = max(picture, default=-1) + 1
         counts = Counts(
             samples=samples, samples_with_hands=samples, hands=table.num_rows, hands_annotated=table.num_rows
@@ -107,7 +108,7 @@ class SurveyUnit:
         self, unit: Unit, table: pa.Table, dropped: list[str | None], hashes: NDArray[np.uint64]
     ) -> None:
         """Fills in the hashes of the hands that are still there; a picture that is not drops its hands."""
-        boxes = _numbers(table, "bbox")
+        boxes = _vector(table, "bbox")
         left = [number for number, reason in enumerate(dropped) if reason is None]
         for rows, image in pictures_of(self.survey.predictions, unit, table, left):
             if isinstance(image, DataError):
@@ -127,8 +128,11 @@ def survey_flow(survey: Survey) -> Flow:
     return Flow("survey", (Stage("survey", survey, cpus=1.0),))
 
 
-def surveyed(survey: Survey, units: Sequence[Unit]) -> set[str]:
-    """Returns the ids of the units whose survey is there: of this fingerprint and of these annotations."""
+def surveyed(survey: Survey, units: Sequence[Unit], *, retry_unreadable: bool = False) -> set[str]:
+    """Returns the ids of the units whose survey is there: of this fingerprint and of these annotations.
+
+    retry_unreadable: those with pictures that could not be read are not among them.
+    """
     present = {
         storage.name_of(file.uri).removesuffix(".parquet")
         for file in storage.list_files(storage.join(survey.output, FOLDER))
@@ -139,6 +143,8 @@ def surveyed(survey: Survey, units: Sequence[Unit]) -> set[str]:
         try:
             said = read_metadata(survey.output, FOLDER, unit.unit_id)
         except (OSError, pa.ArrowException):
+            return False
+        if retry_unreadable and said.get(UNREADABLE) != "0":
             return False
         return _metadata(survey, unit, survey.parts[unit.unit_id]).items() <= said.items()
 
@@ -175,18 +181,12 @@ def rank(seed: int, instance_id: str) -> int:
 
 
 def _judged(table: pa.Table, thresholds: Thresholds) -> list[str | None]:
-    """Returns why each hand is dropped, None where it is not.
-
-    Raises:
-        ConfigError: a limit on the expected error, and no such column.
-    """
+    """Returns why each hand is dropped, None where it is not."""
     sides, sources = table["side"].to_pylist(), table["source"].to_pylist()
     least = {pair: thresholds.confidence(pair[1], pair[0]) for pair in set(zip(sides, sources, strict=True))}
     confidence = table["confidence"].to_pylist()
     errors: list[Any] = [None] * table.num_rows
     if thresholds.max_error_mm is not None:
-        if "expected_error_mm" not in table.column_names:
-            raise ConfigError("--max-expected-error: the annotations have no column expected_error_mm")
         errors = table["expected_error_mm"].to_pylist()
     found: list[str | None] = []
     for side, source, sure, error in zip(sides, sources, confidence, errors, strict=True):
@@ -207,11 +207,9 @@ def _pictures(table: pa.Table) -> list[int]:
     return [numbers.setdefault(place, len(numbers)) for place in places]
 
 
-def _numbers(table: pa.Table, name: str) -> NDArray[np.float32]:
-    column = table[name].combine_chunks()
-    while isinstance(column, pa.FixedSizeListArray):
-        column = column.flatten()
-    return np.asarray(column.to_numpy(zero_copy_only=False), np.float32).reshape(table.num_rows, -1)
+def _vector(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """Returns an annotation's column as (n, size), of the size that it has in the survey."""
+    return numbers(table, name, SURVEY.field(name).type.list_size)
 
 
 def _metadata(survey: Survey, unit: Unit, part: Part) -> dict[str, str]:

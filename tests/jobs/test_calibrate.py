@@ -169,6 +169,7 @@ def written(weights: LoadedWeights, shards: Path, output: Path) -> "pq.Table":
     ("more", "says"),
     [
         (("--weights", "OTHER"), "made with other weights"),
+        (("--weights", "shipped:tiny"), "made with other weights"),
         (("--weights", "random:0"), "no file to keep a calibration in"),
         (("--weights", "nowhere.safetensors"), "no such file"),
         (("--threshold-mm", "0"), "must be more than 0"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
+from jobs.training.shards import hand_model_named
 from model.augmentation import AugmentationRanges
 from model.mano.synthetic import synthetic_hand
 from pipeline.training.order import Order
@@ -60,6 +62,7 @@ def test_what_it_writes_is_what_training_reads(tmp_path: Path, shards: Path, han
     assert "data:image/jpeg;base64," in page
     assert "http" not in page.split("<table>")[0], "it needs nothing from elsewhere"
 
+    assert hand_model_named([str(output)]) == synthetic_hand().name, "the folder as it is"
     runs = segments(output)
     order = Order([unit.last - unit.first for unit in runs], lanes=1, micro_batch=8, seed=0)
     reader = WindowReader(runs, 64, 0, AugmentationRanges(), synthetic_hand().name)
@@ -75,6 +78,8 @@ def test_what_it_writes_is_what_training_reads(tmp_path: Path, shards: Path, han
     assert digests(output) == before
     assert main([str(word) for word in (*command, "--per-source", 5)]) == 2
     stored = ("pseudo-label", "--predictions", output / "predictions", "--output", tmp_path / "stored")
+    limited = (*stored, "--min-confidence", "0", "--max-expected-error", "8")
+    assert main([str(word) for word in limited]) == 2, "an untrained network knows no expected error"
     again = handocc(*stored, "--min-confidence", "0", "--per-source", "5", "--still-mm", "0")
     assert again.returncode == 0, again.stderr
     assert require_sums(tmp_path / "stored")["hands"]["kept"] == 10
@@ -113,6 +118,31 @@ def test_killed_again_and_again_it_writes_the_same_bytes(
     assert not list(output.rglob(".tmp-*"))
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_pictures_that_were_away_are_tried_again_and_the_files_of_others_stay(
+    tmp_path: Path, shards: Path, handocc: Handocc
+) -> None:
+    inputs, output = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(shards, inputs)
+    predictions = tmp_path / "annotated"
+    assert handocc("annotate", f"{inputs}/*.tar", "--output", predictions, *NETWORK).returncode == 0
+    first, _ = sorted(inputs.glob("*.tar"))
+    first.rename(tmp_path / "away")
+    command = ("pseudo-label", "--predictions", predictions, "--output", output, "--min-confidence", "0")
+    command = (*command, "--per-shard", "10", "--still-mm", "0")
+    done = handocc(*command)
+    assert done.returncode == 1, done.stderr
+    assert "--retry-rejected tries again" in done.stderr
+    assert require_sums(output)["hands"]["dropped"].keys() == {"unreadable picture"}
+    (tmp_path / "away").rename(first)
+    (output / "pseudo-notes.md").write_text("mine")
+    again = handocc(*command, "--retry-rejected")
+    assert again.returncode == 0, again.stderr
+    assert not require_sums(output)["hands"]["dropped"]
+    assert (output / "pseudo-notes.md").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -125,6 +155,7 @@ def test_killed_again_and_again_it_writes_the_same_bytes(
         (["in", "--min-confidence", "0", "--weight-power", "-1"], "must not be negative"),
         (["--predictions", "p", "--min-confidence", "0", "--boxes", "whole"], "leave out --boxes"),
         (["--predictions", "nowhere", "--min-confidence", "0"], "no output of `handocc annotate`"),
+        ([".", "--min-confidence", "0"], "--output out: lies inside the input"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_one_line(

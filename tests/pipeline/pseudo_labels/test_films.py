@@ -52,6 +52,16 @@ def test_frames_of_a_film_are_thinned_and_both_hands_of_a_frame_stay_together(tm
     assert made.chosen.by_reason()[NEAR_DUPLICATE] == 22
 
 
+def test_a_stretch_of_a_film_without_hands_is_passed_over(tmp_path: Path) -> None:
+    film = encode(tmp_path, PLAIN, frames=12)
+    frames = [0, 4, 11]  # none in the second of three units
+    rows = [f"{film.name},{frame},{5 + 30 * (frame == 4)},20,50,50,right" for frame in frames]
+    (tmp_path / "boxes.csv").write_text("key,frame_index,x,y,w,h,side\n" + "\n".join(rows) + "\n")
+    fingerprint = _annotate_film(film, tmp_path / "boxes.csv", tmp_path / "annotated")
+    made = pseudo_label(tmp_path / "annotated", tmp_path / "out", fingerprint=fingerprint, frames="crop")
+    assert [row["frame_index"] for row in made.manifest] == frames
+
+
 def _annotate_film(film: Path, table: Path, output: Path) -> str:
     """Annotates a film in this process by an untrained network; returns the fingerprint."""
     job = Annotation(
