@@ -27,6 +27,7 @@ from pipeline.records import Counts, Unit
 from pipeline.sinks.parts import committed, drop_orphans, withdraw
 from pipeline.sources.sampling import Sampling
 from pipeline.sources.source import Input
+from pipeline.tracking.stage import forget_tracks
 from pipeline.units import Settled, within
 
 ENOUGH_TO_JUDGE = 100
@@ -117,6 +118,9 @@ def run(options: Options) -> int:
     with lease.hold(output), contextlib.ExitStack() as until_done:
         storage.sweep(output)
         compact.finish(output)
+        earlier = record.read(output, "job.json")
+        if earlier is not None and earlier.get("fingerprint") != job.fingerprint:
+            forget_tracks(output)
         planning.begin(output, job.fingerprint)
         join = functools.partial(_join, options, job, output, until_done)
         settled = planning.plan(job, inputs, output, connect=join)

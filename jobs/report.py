@@ -1,5 +1,6 @@
 """`handocc report`: pictures of an output."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from pipeline.stages.decode_and_crop import cut_out
 from pipeline.units import load_plan
 
 ROWS_PER_PAGE = 8
+
+_DRAWN = re.compile(r"(gallery|maps)-\d+\.png|hands/\d+\.png")
 
 Rows = Sequence[Sequence[Tile]]  # of pictures, of one hand
 
@@ -57,6 +60,9 @@ def run(options: Options) -> int:
     faces = hand.faces if job["hand_model"] == hand.name else None
     word = None if job["weights"]["trained"] else "UNTRAINED"
     folder = storage.join(output, "report")
+    for file in list(storage.list_files(folder)):
+        if _DRAWN.fullmatch(storage.key_below(folder, file.uri)):
+            storage.delete(file.uri)
     drawn, maps = list[Rows](), list[Rows]()
     for number, (row, sample) in enumerate(samples_of(output, units, rows)):
         tiles = strip(output, row, sample, faces, word).tiles
@@ -70,7 +76,7 @@ def run(options: Options) -> int:
 
 
 def _put_pages(folder: str, name: str, hands: Sequence[Rows]) -> None:
-    each = ROWS_PER_PAGE // max((len(rows) for rows in hands), default=1)
+    each = ROWS_PER_PAGE // max([1, *(len(rows) for rows in hands)])
     for page, start in enumerate(range(0, len(hands), each)):
         shown = hands[start : start + each]
         uri = storage.join(folder, f"{name}-{page:02d}.png")

@@ -19,11 +19,10 @@ from pipeline.plan import load_plan
 from pipeline.sinks.parts import committed
 from pipeline.tracking.accuracy import Accuracy, find_truth, measure_film, read_truth
 from pipeline.tracking.films import Films, find_films, read_film, read_tracks
-from pipeline.tracking.stage import Tracking, tracked, tracking_flow, withdraw_others
+from pipeline.tracking.stage import SUMMARY, Tracking, tracked, tracking_flow, withdraw_others
 from pipeline.tracking.tracks import Settings, Tally
 
 TRACKING_VERSION = "1"
-SUMMARY = "tracks.json"
 
 
 @dataclass(frozen=True)
@@ -137,12 +136,15 @@ def _films(output: str, job: Mapping[str, Any]) -> Films:
         raise ConfigError(
             f"{output}: it is being planned, or that was interrupted; the same annotate continues"
         )
-    units = load_plan(output)
+    planned = load_plan(output)
+    done = committed(output, planned, job["fingerprint"])
+    given_up = set(job["plan"]["given_up"])
+    units = [unit for unit in planned if unit.unit_id in done or unit.input not in given_up]
     if not any(unit.source == "video" for unit in units):
         raise ConfigError(
             f"{output}: holds no films; tracks are made of what `handocc annotate` makes of films"
         )
-    films = find_films(units, committed(output, units, job["fingerprint"]))
+    films = find_films(units, done)
     if films.incomplete:
         say(f"note: not annotated to the end, and left out until they are: {some(films.incomplete)}")
     if not films.whole:

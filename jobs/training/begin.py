@@ -32,7 +32,7 @@ def begin(
     content = dict(_flat(content))
     fingerprint = fingerprint_of(content)
     before: list[Mapping[str, Any]] = []
-    if there is not None and overwrite:
+    if overwrite and (there is not None or checkpoints.are_there(output)):
         _clear(output)
     elif there is not None:
         record.require_same(output, content, fingerprint)
@@ -41,6 +41,11 @@ def begin(
                 f"{output} holds this run already: --resume continues it, --overwrite does it anew"
             )
         before = _noted(there["settings_before"], there["settings"], settings)
+    elif checkpoints.are_there(output):
+        raise ConfigError(
+            f"{output} holds checkpoints of a run that nobody knows (its job.json is gone): use another --output, or "
+            "--overwrite to do it anew"
+        )
     checkpoints.mend(output)
     job = {"command": "train", "content": content, "fingerprint": fingerprint}
     record.write(output, "job.json", job | {"settings": settings, "settings_before": before, **about})

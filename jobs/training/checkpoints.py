@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ from torch import nn
 
 from pipeline import storage
 
+SCORE = "pa_mpjpe_mm"  # what the best weights are best by
+WORST = 1e9
 RUN = "run"  # Ray Train's own folder in the output
 STATE = "state.pt"
 _SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of its checkpoints
@@ -46,6 +49,16 @@ def restore(network: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
     return Position(state["done"], json.loads(state["journal"]))
+
+
+def score(metrics: Mapping[str, float]) -> float:
+    """Returns what a checkpoint is kept for, the lower the better.
+
+    Always a number: Ray Train takes a missing score for the best of all, and what is not finite is null in its list,
+    which then cannot be read again.
+    """
+    found = metrics.get(SCORE, WORST)
+    return found if math.isfinite(found) else WORST
 
 
 @contextlib.contextmanager
@@ -80,6 +93,11 @@ def mend(output: str) -> None:
     for name in found.keys() - listed:
         for uri in found[name]:
             storage.delete(uri)
+
+
+def are_there(output: str) -> bool:
+    """Says whether an output holds checkpoints, or parts of such."""
+    return bool(_found(output))
 
 
 def remove(output: str) -> None:
@@ -122,7 +140,7 @@ def _is_whole(uri: str) -> bool:
 
 def _list_of(names: list[str]) -> bytes:
     """Returns a list as Ray Train 2.60 writes it, of one checkpoint or none."""
-    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {}} for name in names]
+    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": {SCORE: WORST}} for name in names]
     content = {
         "ray_version": ray.__version__,
         "checkpoint_results": results,

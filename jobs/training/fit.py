@@ -17,8 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from jobs.console import say
 from jobs.training.board import Board
-from jobs.training.checkpoints import RUN
-from jobs.training.journal import SCORE
+from jobs.training.checkpoints import RUN, SCORE
 from jobs.training.loop import train
 from jobs.training.staff import Staff
 from jobs.training.task import Task

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from jobs.training.checkpoints import SCORE
 from jobs.training.task import Task
 from model.weights import save_weights
 from pipeline import storage
 
 SAY_EVERY_S = 15.0
-SCORE = "pa_mpjpe_mm"  # what the best weights are best by
 
 
 class Journal:

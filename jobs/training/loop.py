@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from jobs.training import stream
 from jobs.training.board import Board
-from jobs.training.checkpoints import restore, snapshot
-from jobs.training.journal import SCORE, Journal
+from jobs.training.checkpoints import SCORE, restore, score, snapshot
+from jobs.training.journal import Journal
 from jobs.training.task import Task
 from jobs.training.validation import validate
 from model.handoccnet.network import HandOccNet
 from model.losses import losses
 from model.mano.layer import ManoLayer
 from model.weights import adapted_weights, load_imagenet_resnet50, load_weights, random_weights
+from pipeline.errors import StorageError
 from pipeline.training.samples import TrainingSamples
 from pipeline.training.targets import to_images, to_targets
 from pipeline.training.windows import ReadWindow, TrainingDataError
@@ -239,13 +240,16 @@ class _Worker:
     def _checkpoint(self, metrics: Mapping[str, float]) -> None:
         """Commits the position: every worker meets here, and the first one writes."""
         self._average_statistics()
-        # Ray Train takes a missing score for the best of all.
-        reported = {"step": self.done, SCORE: math.inf, **metrics}
-        if self.journal is None:
-            ray.train.report(reported)
-        else:
-            with snapshot(self.network, self.optimizer, self.done, self.journal.state()) as checkpoint:
-                ray.train.report(reported, checkpoint=checkpoint)
+        reported = {"step": self.done, **metrics, SCORE: score(metrics)}
+        try:
+            if self.journal is None:
+                ray.train.report(reported)
+            else:
+                with snapshot(self.network, self.optimizer, self.done, self.journal.state()) as checkpoint:
+                    ray.train.report(reported, checkpoint=checkpoint)
+        except OSError as error:
+            raise StorageError(f"a checkpoint cannot be stored ({error})") from error
+        if self.journal is not None:
             self.journal.publish(self.network, self.done)
         self.committed = self.done
 

@@ -52,9 +52,9 @@ class HandPoser:
 
     def at_rest(self, left_N: NDArray[np.bool_]) -> Hands:
         """Returns hands of the mean pose and shape that are not turned."""
-        both = self(np.stack([self._mean_pose] * 2), np.zeros((2, 10)), np.array([False, True]))
-        chosen = left_N.astype(np.int64)
-        return Hands(both.joints[chosen], both.vertices[chosen])
+        right = self(self._mean_pose[None], np.zeros((1, 10)), np.array([False]))
+        mirror = np.stack([np.where(left_N, -1.0, 1.0), np.ones(len(left_N)), np.ones(len(left_N))], axis=1)
+        return Hands(right.joints * mirror[:, None], right.vertices * mirror[:, None])
 
 
 def predicted_vertices(annotations: pa.Table, poser: HandPoser | None) -> Floats | None:

@@ -50,18 +50,21 @@ class _Chain:
 def link(seen: Sightings, times: Floats, gap_s: float) -> list[list[int]]:
     """Returns the rows of each chain, chains in the order of their first rows; every sighting is in one.
 
-    times (K,): when the frames are shown, ascending. A chain goes on in the very next frame, or after frames
-    without its hand when it was seen at most `gap_s` before. Frame by frame all chains and hands are matched
+    times (K,): when the frames are shown, ascending. A chain goes on in the very next frame, unless that is later
+    than frames usually are, or after frames without its hand when it was seen at most `gap_s` before. Frame by frame
+    all chains and hands are matched
     at once, by box overlap and joints where constant velocity puts them, and by side, which may flicker.
     """
     chains: list[_Chain] = []
     going: list[_Chain] = []
     starts = np.searchsorted(seen.frame, np.arange(len(times) + 1))
+    next_s = longest_step(times, gap_s)
     for number, now in enumerate(times):
         going = [
             chain
             for chain in going
-            if seen.frame[chain.rows[-1]] == number - 1 or now - times[seen.frame[chain.rows[-1]]] <= gap_s
+            if now - times[seen.frame[chain.rows[-1]]]
+            <= (next_s if seen.frame[chain.rows[-1]] == number - 1 else gap_s)
         ]
         here = list(range(starts[number], starts[number + 1]))
         matched = _match(seen, times, going, here, number, gap_s)
@@ -73,6 +76,12 @@ def link(seen: Sightings, times: Floats, gap_s: float) -> list[list[int]]:
                 going.append(chain)
             chain.add(seen, row)
     return [chain.rows for chain in chains]
+
+
+def longest_step(times: Floats, gap_s: float) -> float:
+    """Returns after how many seconds the very next frame still continues the one before: what lies in a longer hole
+    of a film (lost packets, a pause, frames that could not be read) nobody knows."""
+    return max(gap_s, 1.5 * float(np.median(np.diff(times)))) if len(times) > 1 else gap_s
 
 
 def _match(

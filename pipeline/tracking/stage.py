@@ -20,6 +20,7 @@ from pipeline.tracking.films import Film, read_film
 from pipeline.tracking.tracks import Settings, Tally, track_film
 
 FOLDER = "tracks"
+SUMMARY = "tracks.json"
 READS_AT_ONCE = 16
 ROWS_PER_GROUP = 16384
 _OF_A_FILM = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{16}\.parquet")
@@ -98,3 +99,9 @@ def withdraw_others(output: str, staying: Mapping[str, Tally]) -> None:
         name = storage.name_of(file.uri)
         if _OF_A_FILM.fullmatch(name) and name.removesuffix(".parquet") not in staying:
             storage.delete(file.uri)
+
+
+def forget_tracks(output: str) -> None:
+    """Removes all tracks: the annotations that they were made of are about to be replaced."""
+    storage.delete(storage.join(output, SUMMARY))
+    withdraw_others(output, {})

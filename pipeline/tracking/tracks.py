@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.columns import fixed_lists, numbers
 from pipeline.evaluation.hands import HandPoser, translations
 from pipeline.records import ANNOTATIONS
-from pipeline.tracking.linking import Chain, Sightings, link, vote
+from pipeline.tracking.linking import Chain, Sightings, link, longest_step, vote
 from pipeline.tracking.smoothing import (
     Floats,
     Ints,
@@ -243,12 +243,8 @@ def _add(
     )
     betas = np.tile(robust_mean(raw.betas[used], raw.confidence[used]), (len(places), 1))
     left = np.full(len(places), chain.left)
-    joints = np.concatenate(
-        [
-            poser(rotations[start : start + POSED_AT_ONCE], betas[start : start + POSED_AT_ONCE], left).joints
-            for start in range(0, len(places), POSED_AT_ONCE)
-        ]
-    )
+    pieces = [slice(start, start + POSED_AT_ONCE) for start in range(0, len(places), POSED_AT_ONCE)]
+    joints = np.concatenate([poser(rotations[some], betas[some], left[some]).joints for some in pieces])
     for name, values in (
         ("global_orient", rotations[:, 0]),
         ("hand_pose", rotations[:, 1:]),
@@ -311,7 +307,7 @@ def _translations(
     after = np.searchsorted(when_known, at, "left")
     inside = (before >= 0) & (after < len(when_known))
     apart = when_known[np.minimum(after, len(when_known) - 1)] - when_known[np.maximum(before, 0)]
-    # Of frames that follow each other more slowly than a gap nothing is asked but that both are known.
+    # Of frames that always follow each other more slowly than a gap nothing is asked but that both are known.
     steady = np.diff(np.flatnonzero(known), append=-1)[np.maximum(before, 0)] == 1
-    placed = inside & ((apart <= settings.gap_s) | steady)
+    placed = inside & ((apart <= settings.gap_s) | (steady & (apart <= longest_step(at, settings.gap_s))))
     return [value.tolist() if there else None for value, there in zip(values, placed, strict=True)]

@@ -79,8 +79,8 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(
     tmp_path: Path, shards: Path, undisturbed: NDArray[np.float64]
 ) -> None:
     output = str(tmp_path / "out")
-    # A row of three steps has been begun at the checkpoint.
-    options = ("--log-steps", "3")
+    # A row of three steps has been begun at the checkpoint, and no epoch has ended, of which validation makes a score.
+    options = ("--log-steps", "3", "--validation", str(shards))
     killed(str(shards), output, *options)
     assert all(row["step"] < STEPS for row in rows(output))
     run = tmp_path / "out" / checkpoints.RUN

@@ -172,6 +172,11 @@ def test_time_comes_from_timestamps_whatever_frames_are_looked_at(poser: HandPos
     seen = [Seen(frame, (100, 100)) for frame in range(20) if frame not in (9, 10)]
     _, tally = track_film(hands(seen, times), frames(20, times), Settings(gap_s=0.5), poser)
     assert (tally.tracks, tally.filled) == (2, 0)
+    # Nor does a frame that follows a hole of a minute go on with what was before it.
+    times = [*np.arange(10) / RATE, *(60.0 + np.arange(10) / RATE)]
+    seen = [Seen(frame, (100, 100)) for frame in range(20)]
+    _, tally = track_film(hands(seen, times), frames(20, times), Settings(gap_s=0.5), poser)
+    assert (tally.tracks, tally.filled) == (2, 0)
 
 
 def test_a_wrist_in_space_is_smoothed_where_it_is_known_and_null_elsewhere(poser: HandPoser) -> None:
@@ -190,6 +195,14 @@ def test_a_wrist_in_space_is_smoothed_where_it_is_known_and_null_elsewhere(poser
     )
     table, _ = track_film(hands([Seen(0, (1, 1)), Seen(1, (1, 1))]), frames(2), Settings(), poser)
     assert table["translation"].null_count == 2
+
+
+def test_a_long_track_is_posed_in_pieces(poser: HandPoser, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [Seen(frame, (100 + frame, 100), "left") for frame in range(30)]
+    whole, _ = track_film(hands(seen), frames(30), Settings(), poser)
+    monkeypatch.setattr("pipeline.tracking.tracks.POSED_AT_ONCE", 8)
+    pieces, _ = track_film(hands(seen), frames(30), Settings(), poser)
+    assert pieces.equals(whole)
 
 
 def test_films_without_hands_and_tracks_of_one_frame_are_no_exception(poser: HandPoser) -> None:
