@@ -2,27 +2,35 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import yaml
 
 from jobs import exits
 from jobs.console import say
 from jobs.options import option
-from model.config import ABLATION_TABLES, ABLATIONS
+from jobs.train import Options as Train
+from model.config import ABLATION_TABLES, ABLATIONS, ablation_configs
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.evaluation.tables import TABLE_1, TABLE_2, TABLE_3, TABLE_4, Table, to_text, with_row
 
+OPTION_OF = {table: name for name, table in ABLATION_TABLES.items()}
 TABLES: dict[str, Table] = {"1": TABLE_1, "2": TABLE_2, "3": TABLE_3, "4": TABLE_4}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Trains every row of a table of the paper on the same data with the same budget, and prints the table."""
+    """Trains every row of a table of the paper on the same data with the same budget, and prints the table.
+
+    A network that several tables name is trained once.
+    """
 
     shards: tuple[str, ...] = option(help="training shards, as for `handocc train`", positional=True)
     validation: tuple[str, ...] = option(help="shards that every row is measured on")
@@ -42,17 +50,17 @@ def run(options: Options) -> int:
     if options.at_once < 1 or (options.at_once > 1 and options.address is None):
         raise ConfigError("--at-once needs --address: rows would take each other's processors on one machine")
     output = storage.canonical(options.output)
-    name = {table: name for name, table in ABLATION_TABLES.items()}[f"table{options.table}"]
-    values = [row.split("/")[1] for row in ABLATIONS if row.startswith(f"table{options.table}/")]
+    first = first_of_equals(_model(options.train))
+    rows = [first[row] for row in ABLATIONS if row.startswith(f"table{options.table}/")]
     with ThreadPoolExecutor(options.at_once) as pool:
-        statuses = list(pool.map(lambda value: _train(options, output, name, value), values))
-    failed = [value for value, status in zip(values, statuses, strict=True) if status != exits.DONE]
+        statuses = list(pool.map(lambda row: _train(options, output, row), rows))
+    failed = [_as_option(row) for row, status in zip(rows, statuses, strict=True) if status != exits.DONE]
     if failed:
         say(f"not trained to the end: {', '.join(failed)}; the same command continues")
         return max(statuses)
     table = TABLES[options.table]
-    for row, value in zip(table.rows, values, strict=True):
-        table = with_row(table, row.method, _measured(_place(output, name, value)))
+    for of_paper, row in zip(table.rows, rows, strict=True):
+        table = with_row(table, of_paper.method, _measured(_place(output, row)))
     text = to_text(table)
     storage.put(storage.join(output, f"table{options.table}.md"), (text + "\n").encode())
     print(text)
@@ -60,18 +68,41 @@ def run(options: Options) -> int:
     return exits.DONE
 
 
-def _place(output: str, name: str, value: str) -> str:
-    return storage.join(output, f"{name}-{value.replace('+', '-')}")
+def _model(train: str | None) -> str:
+    """Returns the preset that the shared options name, or train's default."""
+    if train is None:
+        return Train.model
+    try:
+        shared = yaml.safe_load(storage.read(train))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"--train {train}: cannot be read ({error})") from error
+    return str(shared.get("model", Train.model)) if isinstance(shared, dict) else Train.model
 
 
-def _train(options: Options, output: str, name: str, value: str) -> int:
+def first_of_equals(model: str) -> dict[str, str]:
+    """Returns for every row of the tables the first one that is the same network."""
+    configs = {row: replace(config, name="") for row, config in ablation_configs(model).items()}
+    return {row: next(other for other in ABLATIONS if configs[other] == configs[row]) for row in ABLATIONS}
+
+
+def _as_option(row: str) -> str:
+    """Returns a row as `--ablation` takes it."""
+    table, value = row.split("/")
+    return f"{OPTION_OF[table]}={value}"
+
+
+def _place(output: str, row: str) -> str:
+    return storage.join(output, re.sub(r"[=+]", "-", _as_option(row)))
+
+
+def _train(options: Options, output: str, row: str) -> int:
     """Runs `handocc train` for one row, in a process of its own: Ray connects once in a process."""
-    place = _place(output, name, value)
-    command = [sys.executable, "-m", "jobs.train", *options.shards, "--ablation", f"{name}={value}"]
+    place = _place(output, row)
+    command = [sys.executable, "-m", "jobs.train", *options.shards, "--ablation", _as_option(row)]
     command += ["--validation", *options.validation, "--output", place, "--resume"]
     command += ["--config", options.train] if options.train else []
     command += ["--address", options.address] if options.address else []
-    say(f"{name}={value}: {place}")
+    say(f"{_as_option(row)}: {place}")
     return subprocess.run(command, env=dict(os.environ), check=False).returncode
 
 

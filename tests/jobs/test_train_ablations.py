@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.ablate import first_of_equals
 from model.config import ABLATION_TABLES, ABLATIONS, ModelConfig, ablated, ablation_configs, preset
 from model.errors import ModelError
 from model.losses import LOSSES, losses
@@ -71,6 +72,19 @@ def test_rows_are_named_as_the_command_takes_them() -> None:
         table, value = row.split("/")
         config = ablated(preset("tiny"), [f"{names[table]}={value}"])
         assert config.to_dict() == preset("tiny").to_dict() | changes | {"name": f"tiny/{row}"}
+
+
+@pytest.mark.parametrize(
+    ("model", "transformers"), [("tiny", "two_transformers"), ("paper", "one_transformer")]
+)
+def test_a_network_that_several_tables_name_is_trained_once(model: str, transformers: str) -> None:
+    first = first_of_equals(model)
+    assert {row for row, one in first.items() if one == "table1/fit+set"} == {
+        "table1/fit+set",
+        "table2/softmax_sigmoid",
+        "table3/none",
+        f"table4/{transformers}",
+    }
 
 
 def test_rows_of_two_tables_go_together() -> None:
