@@ -10,11 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from jobs import exits
 from jobs.console import say
-from jobs.options import option
+from jobs.options import from_file, option
 from jobs.train import Options as Train
 from model.config import ABLATION_TABLES, ABLATIONS, ablation_configs
 from pipeline import storage
@@ -50,7 +48,8 @@ def run(options: Options) -> int:
     if options.at_once < 1 or (options.at_once > 1 and options.address is None):
         raise ConfigError("--at-once needs --address: rows would take each other's processors on one machine")
     output = storage.canonical(options.output)
-    first = first_of_equals(_model(options.train))
+    shared = {} if options.train is None else from_file(options.train, Train)
+    first = first_of_equals(shared.get("model", Train.model))
     rows = [first[row] for row in ABLATIONS if row.startswith(f"table{options.table}/")]
     with ThreadPoolExecutor(options.at_once) as pool:
         statuses = list(pool.map(lambda row: _train(options, output, row), rows))
@@ -66,17 +65,6 @@ def run(options: Options) -> int:
     print(text)
     print("the paper's rows are HO-3D after full training: compare rows of this run with each other only")
     return exits.DONE
-
-
-def _model(train: str | None) -> str:
-    """Returns the preset that the shared options name, or train's default."""
-    if train is None:
-        return Train.model
-    try:
-        shared = yaml.safe_load(storage.read(train))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"--train {train}: cannot be read ({error})") from error
-    return str(shared.get("model", Train.model)) if isinstance(shared, dict) else Train.model
 
 
 def first_of_equals(model: str) -> dict[str, str]:

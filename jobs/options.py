@@ -93,6 +93,15 @@ def _how(hint: Any, field: "dataclasses.Field[Any]") -> dict[str, Any]:
     return how
 
 
+def from_file(uri: str, options: type) -> dict[str, Any]:
+    """Returns the options of a command that a YAML file sets.
+
+    Raises:
+        ConfigError: it cannot be read, or holds what the command does not take.
+    """
+    return _from_file(uri, get_type_hints(options))
+
+
 def _from_file(uri: str, hints: Mapping[str, Any]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(storage.read(uri))

@@ -21,7 +21,7 @@ from tests.s3_jobs import RATES, committed, kill_at, parts
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
-EVERY = 6  # frames of the real film
+EVERY = 12  # frames of the real film
 TINY = ("--model", "tiny", "--weights", "random:0")
 
 
