@@ -142,7 +142,7 @@ def _weights(options: Options, predicted: Predicted, output: str) -> _Weights | 
             f"--weights {options.weights}: the predictions were made with other weights, sha256 "
             f"{predicted.job['weights']['sha256'][:8]}; annotate with these, or name those"
         )
-    name = storage.name_of(options.weights.removeprefix(SHIPPED)).rpartition(".")
+    name = storage.name_of(storage.canonical(options.weights.removeprefix(SHIPPED))).rpartition(".")
     uri = storage.join(output, f"{name[0] or name[2]}.safetensors")
     if uri == storage.canonical(options.weights):
         raise ConfigError(

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
@@ -44,7 +44,7 @@ def parse(options: type[T], command: str, arguments: Sequence[str]) -> T:
     given = vars(parser.parse_intermixed_args(list(arguments)))
     given = {name: value for name, value in given.items() if value is not None and value != []}
     config = given.pop("config", None)
-    values = (_from_file(config, hints) if config else {}) | given
+    values = (from_file(config, options) if config else {}) | given
     missing = [
         _spelt(name, field)
         for name, field in fields.items()
@@ -99,10 +99,7 @@ def from_file(uri: str, options: type) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or holds what the command does not take.
     """
-    return _from_file(uri, get_type_hints(options))
-
-
-def _from_file(uri: str, hints: Mapping[str, Any]) -> dict[str, Any]:
+    hints = get_type_hints(options)
     try:
         content = yaml.safe_load(storage.read(uri))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

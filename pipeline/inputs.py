@@ -125,7 +125,9 @@ def find_inputs(
 def labelled(inputs: Sequence[Input]) -> list[Input]:
     """Returns the shards among inputs, without the meshes that annotate wrote inside an output of pseudo-label."""
     return [
-        item for item in inputs if item.source == "webdataset" and not item.name.startswith("predictions/")
+        item
+        for item in inputs
+        if item.source == "webdataset" and not item.name.startswith("predictions/meshes/")
     ]
 
 

@@ -52,8 +52,8 @@ def link(seen: Sightings, times: Floats, gap_s: float) -> list[list[int]]:
 
     times (K,): when the frames are shown, ascending. A chain goes on in the very next frame, unless that is later
     than frames usually are, or after frames without its hand when it was seen at most `gap_s` before. Frame by frame
-    all chains and hands are matched
-    at once, by box overlap and joints where constant velocity puts them, and by side, which may flicker.
+    all chains and hands are matched at once, by box overlap and joints where constant velocity puts them, and by
+    side, which may flicker.
     """
     chains: list[_Chain] = []
     going: list[_Chain] = []
