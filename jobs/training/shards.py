@@ -63,7 +63,7 @@ def _shards(arguments: Sequence[str], note: Callable[[str], object] = lambda _: 
         )
     found, _ = find_inputs(arguments)
     shards = labelled(found)
-    others = [item.uri for item in found if item not in shards]
+    others = sorted({item.uri for item in found} - {shard.uri for shard in shards})
     if not shards:
         raise ConfigError(f"{some(others)}: training reads .tar shards only; `handocc prepare` makes them")
     if others:
