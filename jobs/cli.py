@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"handocc {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return exits.USAGE
     except Interrupted as error:
-        print(f"handocc {command}: {error}; the same command continues from here", file=sys.stderr)
+        print(f"handocc {command}: {error}; {error.then}", file=sys.stderr)
         return exits.INTERRUPTED
     except KeyboardInterrupt:
         print("\nhandocc: interrupted; the same command continues where this one stopped", file=sys.stderr)

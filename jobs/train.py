@@ -28,6 +28,7 @@ from pipeline.errors import ConfigError, Interrupted
 from pipeline.records import Unit
 
 MICRO_BATCH = 16
+RESUME = "the same command with --resume continues from the last checkpoint"
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,9 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted("interrupted (the last checkpoint is kept: add --resume)") from error
+        raise Interrupted("interrupted", RESUME) from error
+    except Interrupted as error:
+        raise Interrupted(str(error), RESUME) from error
 
 
 def _recipe(options: Options) -> Recipe:

@@ -3,7 +3,7 @@
     HandoccError
     ├── ConfigError   this request cannot be met; it stops the job before anything moves (exit status 2)
     │   └── StorageError   a place that it names refuses or, after all retries, does not answer
-    ├── Interrupted   the job ended in the middle and the same command continues (exit status 3)
+    ├── Interrupted   the job ended in the middle and can go on from there (exit status 3)
     └── DataError     this record cannot be used; it ends in the ledger and the job goes on
 
 Anything else is a bug and crashes with its traceback.
@@ -26,7 +26,11 @@ class StorageError(ConfigError):
 
 
 class Interrupted(HandoccError):  # noqa: N818
-    """A job that ended in the middle through no fault of its request or its data."""
+    """A job that ended in the middle through no fault of its request or its data; `then` says how it goes on."""
+
+    def __init__(self, message: str, then: str = "the same command continues from here") -> None:
+        super().__init__(message)
+        self.then = then
 
 
 class DataError(HandoccError):

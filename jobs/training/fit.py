@@ -24,7 +24,6 @@ from jobs.training.task import Task
 from pipeline import storage
 from pipeline.errors import ConfigError, Interrupted, StorageError
 
-KEPT = "the last checkpoint is kept: add --resume"
 MEMORY = "another run with a smaller --micro-batch needs less"
 _STORAGE_ERROR = re.compile(rf"{StorageError.__module__}\.{StorageError.__qualname__}: (.+)")
 _GPU_MEMORY = re.compile(r"torch\.(cuda\.)?OutOfMemoryError")
@@ -96,7 +95,7 @@ def _explain(error: TrainingFailedError, max_failures: int) -> None:
     if isinstance(error, ControllerError):
         raise Interrupted(f"Ray Train gave up: {_line(error.controller_failure)}") from error
     if told := _STORAGE_ERROR.search(str(error)):
-        raise Interrupted(f"{told[1]} ({KEPT})") from error
+        raise Interrupted(told[1]) from error
     if _GPU_MEMORY.search(str(error)):
         raise Interrupted(f"the memory of a GPU ran out; {MEMORY}") from error
     assert isinstance(error, WorkerGroupError), error
@@ -105,7 +104,7 @@ def _explain(error: TrainingFailedError, max_failures: int) -> None:
     # The workers that are left miss the one that died.
     if died or _MISSING.search(str(error)):
         raise Interrupted(
-            f"workers died, more often than --max-failures {max_failures}; if memory ran out, {MEMORY} ({KEPT})"
+            f"workers died, more often than --max-failures {max_failures}; if memory ran out, {MEMORY}"
         ) from error
 
 

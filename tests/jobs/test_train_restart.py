@@ -130,11 +130,8 @@ def test_an_interrupt_ends_with_status_3_and_names_the_way_on(
     process.send_signal(sent)
     status, said = ended(process)
     assert status == 3, said
-    last = said.splitlines()[-1]
-    assert last == (
-        "handocc train: interrupted (the last checkpoint is kept: add --resume); "
-        "the same command continues from here"
-    )
+    way_on = "the same command with --resume continues from the last checkpoint"
+    assert said.splitlines()[-1] == f"handocc train: interrupted; {way_on}"
     assert "Traceback" not in said
     assert go_within(left, 60), "workers outlive their driver"
 
