@@ -17,6 +17,7 @@ from jobs.console import say
 from jobs.model_choice import ModelChoice, choose_model
 from jobs.options import option
 from jobs.predictions import Predicted, Prediction, predict, stored
+from model.mano.asset import HandModel
 from model.predictor import Precision
 from pipeline import lease, storage
 from pipeline.annotation import Annotation
@@ -85,12 +86,25 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Network:
     """A network, how it is run, and the job of annotating with it."""
 
     model: ModelChoice
     how: Prediction
     job: Annotation
+
+
+@dataclass(frozen=True)
+class ToMeasure:
+    """The annotations to measure, known before they are made: where, of which job, with which hand model.
+
+    network: what makes them; None where they are stored.
+    """
+
+    uri: str
+    fingerprint: str
+    hand_model: HandModel | None
+    network: Network | None
 
 
 def run(options: Options) -> int:
@@ -101,15 +115,15 @@ def run(options: Options) -> int:
     shards = labelled_shards(options.data, output)
     with contextlib.ExitStack() as until_done:
         join = functools.cache(lambda: until_done.enter_context(connect(options.address)))
-        choice = _chosen(options, output)
-        storage.require_writable(output)
-        until_done.enter_context(lease.hold(output))
-        storage.sweep(output)
-        predicted = _predicted(options, choice, shards, output, join)
-        content = _content(options, predicted)
+        to_measure = _to_measure(options, output)
+        content = _content(options, to_measure)
         fingerprint = fingerprint_of(content)
         if not options.overwrite:
             record.require_same(output, content, fingerprint)
+        storage.require_writable(output)
+        until_done.enter_context(lease.hold(output))
+        storage.sweep(output)
+        predicted = _predicted(to_measure, shards, join, options.address)
         matched = _within(match_units(predicted.uri, shards), options.limit)
         parts = annotated_parts(predicted, matched)
         units = [unit.labelled for unit in matched]
@@ -190,10 +204,11 @@ def labelled_shards(data: Sequence[str], output: str) -> list[Input]:
     return shards
 
 
-def _chosen(options: Options, output: str) -> Choice | None:
-    """Returns the network that annotates the shards and how it does; None with --predictions."""
-    if options.weights is None:
-        return None
+def _to_measure(options: Options, output: str) -> ToMeasure:
+    if options.predictions is not None:
+        found = stored(options.predictions, options.mano)
+        return ToMeasure(found.uri, found.job["fingerprint"], found.hand_model, None)
+    assert options.weights is not None
     choice = choose_model(options.model, options.weights, options.mano)
     for remark in choice.remarks:
         say(f"note: {remark}")
@@ -206,21 +221,20 @@ def _chosen(options: Options, output: str) -> Choice | None:
         limit=options.limit,
     )
     job = how.annotation(choice, EVALUATION_CROPS[options.dataset])
+    uri = storage.join(output, PREDICTIONS)
     if not options.overwrite:
-        record.require_same(storage.join(output, PREDICTIONS), job.content, job.fingerprint)
-    return Choice(choice, how, job)
+        record.require_same(uri, job.content, job.fingerprint)
+    return ToMeasure(uri, job.fingerprint, choice.hand_model, Network(choice, how, job))
 
 
 def _predicted(
-    options: Options, choice: Choice | None, shards: Sequence[Input], output: str, join: Callable[[], object]
+    to_measure: ToMeasure, shards: Sequence[Input], join: Callable[[], object], address: str | None
 ) -> Predicted:
     """Returns the annotations to measure, after making what is lacking of them if there is a network."""
-    if choice is not None:
-        uri = storage.join(output, PREDICTIONS)
-        predict(choice.how, choice.model, choice.job, shards, uri, connect=join, address=options.address)
-        return Predicted(uri, record.of_annotate(uri), choice.model.hand_model)
-    assert options.predictions is not None
-    return stored(options.predictions, options.mano)
+    uri, network = to_measure.uri, to_measure.network
+    if network is not None:
+        predict(network.how, network.model, network.job, shards, uri, connect=join, address=address)
+    return Predicted(uri, record.of_annotate(uri), to_measure.hand_model)
 
 
 def _within(matched: Sequence[MatchedUnit], limit: int | None) -> list[MatchedUnit]:
@@ -244,16 +258,16 @@ def annotated_parts(predicted: Predicted, matched: Sequence[MatchedUnit]) -> dic
     return parts
 
 
-def _content(options: Options, predicted: Predicted) -> dict[str, Any]:
+def _content(options: Options, to_measure: ToMeasure) -> dict[str, Any]:
     """What decides the errors, beside the labels."""
-    if options.baseline != "none" and predicted.hand_model is None:
+    if options.baseline != "none" and to_measure.hand_model is None:
         raise ConfigError(f"--baseline {options.baseline} needs --mano: the annotations' own hand model")
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": options.dataset,
-        "predictions": predicted.uri,
-        "predictions_fingerprint": predicted.job["fingerprint"],
-        "hand_model": None if predicted.hand_model is None else predicted.hand_model.name,
+        "predictions": to_measure.uri,
+        "predictions_fingerprint": to_measure.fingerprint,
+        "hand_model": None if to_measure.hand_model is None else to_measure.hand_model.name,
         "baseline": options.baseline,
     }
 

@@ -166,9 +166,13 @@ def test_only_what_changed_is_measured_anew_and_the_sums_are_the_same(
     assert {path.name: path.read_bytes() for path in (out / "errors").iterdir()} == before
     assert again["metrics"] == first["metrics"]
     assert again["by"] == first["by"]
-    # Another protocol in the same output is another job.
-    arguments = ["--dataset", "freihand", "--output", out, "--predictions", perfect]
-    assert main(["evaluate", "--data", f"{shards}/*.tar", *map(str, arguments)]) == 2
+    # Another protocol in the same output is another job, and so are another's hands: refused before they are made.
+    for other in (
+        ["--dataset", "freihand", "--predictions", str(perfect)],
+        ["--dataset", "shards", "--model", "tiny", "--weights", "random:0"],
+    ):
+        assert main(["evaluate", "--data", f"{shards}/*.tar", "--output", str(out), *other]) == 2
+    assert not (out / "predictions").exists()
 
 
 @pytest.mark.ray
