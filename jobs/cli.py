@@ -10,7 +10,6 @@ from types import FrameType
 from typing import NoReturn
 
 from jobs import exits
-from jobs.options import parse
 from model.errors import ModelError
 from pipeline.errors import ConfigError, Interrupted
 
@@ -51,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exits.USAGE
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        # Brings the storage clients, half a second in which a signal must find the handlers below.
+        from jobs.options import parse
+
         module = importlib.import_module(f"jobs.{command.replace('-', '_')}")
         status: int = module.run(parse(module.Options, command, arguments[1:]))
     except (ConfigError, ModelError, PermissionError) as error:
