@@ -205,6 +205,7 @@ def labelled_shards(data: Sequence[str], output: str) -> list[Input]:
 
 
 def _to_measure(options: Options, output: str) -> ToMeasure:
+    """Returns the stored annotations, or those that the network will make in the output."""
     if options.predictions is not None:
         found = stored(options.predictions, options.mano)
         return ToMeasure(found.uri, found.job["fingerprint"], found.hand_model, None)
