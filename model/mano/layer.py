@@ -38,6 +38,7 @@ class ManoLayer(nn.Module):
     weights: Tensor
     fingertip_vertices: Tensor
     simple_from_ho3d: Tensor
+    parents: Tensor
 
     def __init__(self, hand_model: HandModel, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -52,8 +53,7 @@ class ManoLayer(nn.Module):
         constant("posedirs", torch.tensor(np.ascontiguousarray(pose_basis), dtype=dtype))
         constant("fingertip_vertices", torch.tensor(hand_model.fingertip_vertices))
         constant("simple_from_ho3d", torch.tensor(SIMPLE_FROM_HO3D))
-        # Stays on the host: smplx reads it number by number, and from a device every read would be a wait.
-        self._parents = torch.tensor(MANO_PARENTS)
+        constant("parents", torch.tensor(MANO_PARENTS))
 
     def forward(self, rotations_B16x33: Tensor, betas_B10: Tensor) -> ManoOutput:
         """Pose the hand by absolute rotation matrices: 0 global, 1 to 15 with the mean pose included."""
@@ -67,7 +67,7 @@ class ManoLayer(nn.Module):
                 self.shapedirs,
                 self.posedirs,
                 self.J_regressor,
-                self._parents,
+                _Parents(self.parents),
                 self.weights,
                 pose2rot=False,
             )
@@ -83,6 +83,22 @@ class ManoLayer(nn.Module):
         that is not the composition of the two rotations.
         """
         return offsets_B15x3 + self.hands_mean.view(15, 3)
+
+
+class _Parents:
+    """MANO's parents as smplx reads them: number by number, and as an index of all but the first.
+
+    A tensor on the device would be waited for at every number, one on the host be copied at every index; neither can
+    be part of a CUDA graph.
+    """
+
+    shape = (len(MANO_PARENTS),)
+
+    def __init__(self, index: Tensor) -> None:
+        self._index = index
+
+    def __getitem__(self, place: int | slice) -> int | Tensor:
+        return MANO_PARENTS[place] if isinstance(place, int) else self._index[place]
 
 
 def wrist_relative(output: ManoOutput) -> tuple[Tensor, Tensor]:
@@ -103,5 +119,6 @@ def _global_rotations(rotations_B16x33: Tensor) -> Tensor:
 
 def _rigid_transforms(rotations_BJ33: Tensor, positions_BJ3: Tensor) -> Tensor:
     upper = torch.cat([rotations_BJ33, positions_BJ3.unsqueeze(-1)], dim=-1)
-    last_row = upper.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*upper.shape[:2], 1, 4)
+    # Made on the device: numbers of the host would be waited for, and cannot be part of a CUDA graph.
+    last_row = torch.eye(4, dtype=upper.dtype, device=upper.device)[3:].expand(*upper.shape[:2], 1, 4)
     return torch.cat([upper, last_row], dim=-2)
