@@ -79,6 +79,9 @@ class Options:
     precision: Literal["fp32", "bf16"] = option("fp32", help="bf16: mixed precision")
     clip_norm: float | None = option(None, help="clip the gradient's norm")
     compile: bool = option(False, help="torch.compile the network")
+    cuda_graph: bool = option(
+        False, help="record a step's kernels once and launch them as one (one worker with a GPU)"
+    )
     sync_batch_norm: bool = option(False, help="batch statistics over all workers (GPUs only)")
     seed: int = option(0, help="of the untrained weights and of the order of the data")
     half: bool = option(False, help="write the weights as float16, in half the space")
@@ -118,6 +121,10 @@ def run(options: Options) -> int:
             threads=options.threads,
             lanes=batch // micro,
         )
+        if options.cuda_graph and (not chosen_staff.gpus or chosen_staff.most > 1):
+            raise ConfigError(
+                "--cuda-graph: is for one worker with a GPU; leave it out, or say --workers 1 where there is a GPU"
+            )
         if options.sync_batch_norm and not chosen_staff.gpus:
             raise ConfigError(
                 "--sync-batch-norm: torch has it for GPUs only; leave it out, or raise --micro-batch"
@@ -169,6 +176,7 @@ def run(options: Options) -> int:
             precision=options.precision,
             clip_norm=options.clip_norm,
             compile=options.compile,
+            cuda_graph=options.cuda_graph,
             half=options.half,
             sync_batch_norm=options.sync_batch_norm,
             threads=chosen_staff.threads,
@@ -242,6 +250,8 @@ def _require_sense(options: Options) -> None:
         raise ConfigError(f"--max-failures {options.max_failures}: must be 0 or more")
     if options.adapt and options.weights is None:
         raise ConfigError("--adapt takes what fits of --weights, which is missing")
+    if options.compile and options.cuda_graph:
+        raise ConfigError("--compile and --cuda-graph exclude each other")
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
 

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from jobs.training import stream
 from jobs.training.board import Board
+from jobs.training.captured import CapturedGradients
 from jobs.training.checkpoints import SCORE, restore, score, snapshot
 from jobs.training.journal import Journal
 from jobs.training.task import Task
 from jobs.training.validation import validate
 from model.handoccnet.network import HandOccNet
-from model.losses import losses
+from model.losses import Targets, losses
 from model.mano.layer import ManoLayer
 from model.weights import adapted_weights, load_imagenet_resnet50, load_weights, random_weights
 from pipeline.errors import StorageError
 from pipeline.training.samples import TrainingSamples
-from pipeline.training.targets import to_images, to_targets
+from pipeline.training.targets import to_crops, to_images, to_targets
 from pipeline.training.windows import ReadWindow, TrainingDataError
 
 PASSED_OVER = 20  # steps in a row
@@ -62,11 +63,14 @@ class _Worker:
         torch.set_num_threads(task.threads)
         self.network = _network(task).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mano = ManoLayer(task.hand_model).to(self.device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=task.recipe.learning_rate)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=task.recipe.learning_rate, fused=self.device.type == "cuda"
+        )
         position = restore(self.network, self.optimizer)
         self.done = self.committed = position.done
         self.journal = Journal(task, position.journal) if self.rank == 0 else None
         self.running = self._prepared()
+        self.captured: CapturedGradients | None = None
         self.passed_over = 0  # steps without a finite gradient, up to now
 
     def _prepared(self) -> nn.Module:
@@ -128,16 +132,17 @@ class _Worker:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.task.cuda_graph and self.captured is None:
+            self.captured = CapturedGradients(self._gradients, self._inputs(batch[0].samples), self.network)
+        gradients = self.captured or self._gradients
+        self.optimizer.zero_grad(set_to_none=self.captured is None)
         sums: dict[str, Tensor] = {}
         for number, read in enumerate(batch):
             self.board.pass_over(read.skipped)
             with self._gradients_stay_here(number < len(batch) - 1):
-                terms = self._losses(self.running, read.samples)
-                # Workers' gradients are averaged, whose sum over the lanes is wanted.
-                (terms["total"] * (self.world / self.order.lanes)).backward()
+                terms = gradients(self._inputs(read.samples))
             for name, value in terms.items():
-                share = value.detach() / self.order.lanes
+                share = value / self.order.lanes
                 sums[f"loss/{name}"] = sums.get(f"loss/{name}", torch.zeros_like(share)) + share
         values = self._summed(sums)
         bad = [name.removeprefix("loss/") for name, value in values.items() if not math.isfinite(value)]
@@ -175,10 +180,21 @@ class _Worker:
         else:
             yield
 
-    def _losses(self, network: nn.Module, samples: TrainingSamples) -> dict[str, Tensor]:
+    def _inputs(self, samples: TrainingSamples) -> dict[str, Tensor]:
         targets = to_targets(samples, self.device, self.task.supervise)
+        return {"crops": to_crops(samples, self.device), **targets._asdict()}
+
+    def _gradients(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Adds the gradients of a micro-batch to the parameters'; returns its losses."""
+        terms = self._losses(self.running, inputs)
+        # Workers' gradients are averaged, whose sum over the lanes is wanted.
+        (terms["total"] * (self.world / self.order.lanes)).backward()
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _losses(self, network: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        targets = Targets(**{name: inputs[name] for name in Targets._fields})
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.task.precision == "bf16"):
-            output = network(to_images(samples, self.device))
+            output = network(to_images(inputs["crops"]))
         return losses(output, targets, self.mano, self.task.recipe.losses)
 
     def _gradient_norm(self) -> Tensor:
@@ -214,7 +230,7 @@ class _Worker:
         named = []
         for index, key in enumerate(samples.keys):
             self.network.zero_grad(set_to_none=True)
-            total = self._losses(self.network, samples[index : index + 1])["total"]
+            total = self._losses(self.network, self._inputs(samples[index : index + 1]))["total"]
             total.backward()  # type: ignore[no-untyped-call]
             if not math.isfinite(float(total) + float(self._gradient_norm())):
                 named.append(key)

@@ -38,6 +38,7 @@ class Task:
     precision: Literal["fp32", "bf16"]
     clip_norm: float | None
     compile: bool
+    cuda_graph: bool
     half: bool  # weights are written as float16
     sync_batch_norm: bool
     threads: int

@@ -30,7 +30,11 @@ def to_targets(samples: TrainingSamples, device: torch.device, supervise: Superv
     )
 
 
-def to_images(samples: TrainingSamples, device: torch.device) -> Tensor:
+def to_crops(samples: TrainingSamples, device: torch.device) -> Tensor:
+    """Returns the crops of B samples, uint8 (B, S, S, 3)."""
+    return torch.from_numpy(samples.crops.copy()).to(device, non_blocking=True)
+
+
+def to_images(crops_BSS3: Tensor) -> Tensor:
     """Returns B crops as the network takes them: (B, 3, S, S), values in [0, 1]."""
-    crops = torch.from_numpy(samples.crops.copy()).to(device, non_blocking=True)
-    return crops.permute(0, 3, 1, 2).float().div_(255.0)
+    return crops_BSS3.permute(0, 3, 1, 2).float().div_(255.0)

@@ -139,6 +139,7 @@ def refused(tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]) ->
         ("--clip-norm 0", "--clip-norm 0: must be a positive number"),
         ("--paste 1.5", "--paste 1.5: must be between 0 and 1"),
         ("--resume --overwrite", "--resume and --overwrite exclude each other"),
+        ("--compile --cuda-graph", "--compile and --cuda-graph exclude each other"),
         ("--weights nowhere.safetensors", "--weights nowhere.safetensors: no such file"),
         ("--mano nowhere.pkl", "--mano nowhere.pkl: no such file"),
     ],

@@ -14,7 +14,7 @@ from model.mano.layer import ManoLayer
 from model.mano.synthetic import synthetic_hand
 from model.weights import random_weights
 from pipeline.training.order import Order
-from pipeline.training.targets import to_images, to_targets
+from pipeline.training.targets import to_crops, to_images, to_targets
 from pipeline.training.windows import WindowReader
 from tests.training_shards import segments
 
@@ -48,9 +48,9 @@ def learnt(config: ModelConfig, shards: Path, recipe: str) -> list[float]:
     curve = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        total = losses(network(to_images(samples, CPU)), to_targets(samples, CPU), mano, LOSSES[recipe])[
-            "total"
-        ]
+        total = losses(
+            network(to_images(to_crops(samples, CPU))), to_targets(samples, CPU), mano, LOSSES[recipe]
+        )["total"]
         total.backward()
         # DistributedDataParallel waits for the gradients of all parameters.
         assert [name for name, value in network.named_parameters() if value.grad is None] == []

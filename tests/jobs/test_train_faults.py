@@ -93,6 +93,15 @@ def test_broken_pictures_are_named_and_counted_and_the_others_are_learnt(
     assert "passed over 7 pictures that cannot be used, in every epoch" in said
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it is no fault")
+def test_a_cuda_graph_needs_a_gpu(tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]) -> None:
+    changed(good, tmp_path / "in" / "a.tar", {})
+    status, said = train("--cuda-graph")
+    assert status == 2
+    assert said.splitlines()[-1].startswith("handocc train: --cuda-graph: is for one worker with a GPU")
+    assert not (tmp_path / "out" / "job.json").exists()
+
+
 def test_an_empty_shard_is_named(tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]) -> None:
     changed(good, tmp_path / "in" / "a.tar", {})
     tarfile.open(tmp_path / "in" / "b.tar", "w").close()
