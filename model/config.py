@@ -41,7 +41,7 @@ class ModelConfig:
     trunk_width: int = 64  # channels after the stem; 64 with the blocks below is ResNet-50
     trunk_blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     activation: Activation  # of trunk, hourglass and regressor
-    feature_norm: bool = False  # batch norms on F and on SET's input; neither paper nor release has them
+    feature_norm: bool = False  # batch norms on F and round SET; neither paper nor release has them
     necessity: Necessity
     heads: int  # of every attention; keys have channels / heads numbers
     position_embedding: bool
@@ -208,7 +208,8 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     # The release in miniature, for CPUs. The gate is pooled by its mean, as in the paper: the sum needs the
     # published, nearly silent initialisation to keep the sigmoid from saturating. Without a pretrained trunk the
-    # maps between pyramid and hourglass grow until attention saturates and gradients explode: they are normalised.
+    # maps between pyramid and hourglass grow until attention saturates and gradients explode, and nothing
+    # keeps what SET gives from drifting away from zero: they are normalised.
     "tiny": ModelConfig(
         name="tiny",
         input_size=128,

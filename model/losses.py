@@ -3,6 +3,7 @@
 B batch, V = 778 vertices, 21 = joints in the simple order, 16 = MANO's rotations, H and W cells of a heatmap.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ class LossWeights:
     joints_2d: float = 100.0
     heatmaps: float = 0.0
     heatmaps_kl: float = 0.0
+    distances: float = 0.0
+    articulation: float = 0.0
     pose_form: PoseForm = "six_d"
 
 
@@ -36,11 +39,19 @@ class LossWeights:
 # H, θ, β, V, J3D"; it gives no weights, so what both have in common has the published ones, and the heatmaps get
 # what their mean positions had: untrained, both terms are of the order of 10. `small`, ours: a trunk that starts from
 # nothing first has to find the joints in the picture, which the published weights leave to a pretrained one. Pose and
-# mesh weigh little: their gradients are rough, and Adam gives the layers that they alone reach full steps anyway.
+# mesh weigh little: their gradients are rough, and Adam gives the layers that they alone reach full steps anyway. The
+# squares are mostly of hands that are turned wrongly: distances, and those of the hand as it is bent, weigh the others.
 LOSSES = {
     "release": LossWeights(),
     "small": LossWeights(
-        vertices=200.0, joints=200.0, pose=2.0, betas=0.02, joints_2d=100.0, heatmaps_kl=10.0
+        vertices=200.0,
+        joints=200.0,
+        pose=5.0,
+        betas=0.02,
+        joints_2d=100.0,
+        heatmaps_kl=10.0,
+        distances=50.0,
+        articulation=100.0,
     ),
     "paper": LossWeights(joints_2d=0.0, heatmaps=100.0, pose_form="axis_angle"),
 }
@@ -74,6 +85,9 @@ def losses(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossW
     origin on both sides. pose: 16 rotations, those of the fingers as offsets from the mean pose. joints_2d: in
     sides of the crop. heatmaps: see `heatmap_targets`; squared errors summed over the cells of a map. heatmaps_kl: the
     divergence of the maps from the same targets, in nats; unlike the others it pulls hard on maps that are still flat.
+    distances: how far the vertices, and how far the joints, of a posed hand are from the labelled one's, on average, in
+    metres with the wrist at the origin; both averages are added. articulation: the same of both hands turned back to no
+    global rotation, so that only the fingers and the shape count.
     """
     dtype = mano.v_template.dtype
     with torch.autocast(output.betas.device.type, enabled=False):
@@ -106,7 +120,7 @@ def _typed(targets: Targets, dtype: torch.dtype) -> Targets:
 def _terms(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossWeights) -> dict[str, Tensor]:
     mano_weight_B = targets.weight_B * targets.has_mano_B
     terms = {}
-    if weights.vertices or weights.joints:
+    if weights.vertices or weights.joints or weights.distances or weights.articulation:
         predicted = _predicted_hand(output, mano)
         with torch.no_grad():
             labelled = mano(axis_angle_to_rotation(targets.pose_B16x3), targets.betas_B10)
@@ -116,6 +130,14 @@ def _terms(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossW
         if weights.joints:
             errors, has_joints_B = _joint_errors(predicted, labelled, targets)
             terms["joints"] = weights.joints * _mean(errors, targets.weight_B * has_joints_B, has_joints_B)
+        pairs = list(zip(wrist_relative(predicted), wrist_relative(labelled), strict=True))
+        if weights.distances:
+            errors = _distances(pairs)
+            terms["distances"] = weights.distances * _mean(errors, mano_weight_B, targets.has_mano_B)
+        if weights.articulation:
+            turn, true_turn = output.rotations[:, 0], axis_angle_to_rotation(targets.pose_B16x3[:, 0])
+            errors = _distances([(found @ turn, wanted @ true_turn) for found, wanted in pairs])
+            terms["articulation"] = weights.articulation * _mean(errors, mano_weight_B, targets.has_mano_B)
     if weights.pose:
         errors = _pose_errors(output, targets, mano, weights.pose_form)
         terms["pose"] = weights.pose * _mean(errors, mano_weight_B, targets.has_mano_B)
@@ -152,6 +174,11 @@ def _predicted_hand(output: HandOutput, mano: ManoLayer) -> ManoOutput:
     # The global rotation itself, not its axis-angle form, whose gradient is rough near half a turn.
     hand: ManoOutput = mano(torch.cat((output.rotations[:, :1], fingers), dim=1), output.betas)
     return hand
+
+
+def _distances(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The mean distance (B,) between two sets of points (B, P, 3), summed over the pairs of sets."""
+    return torch.stack([(found - wanted).norm(dim=2).mean(1) for found, wanted in pairs]).sum(0)
 
 
 def _joint_errors(predicted: ManoOutput, labelled: ManoOutput, targets: Targets) -> tuple[Tensor, Tensor]:

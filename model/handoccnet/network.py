@@ -47,7 +47,7 @@ class FeatureMaps(NamedTuple):
     primary: Tensor  # F_P = F·M, before FIT
     secondary: Tensor  # F_S = F·(1 − M)
     injected: Tensor  # after FIT, and after the norm where there is one
-    enhanced: Tensor  # after SET
+    enhanced: Tensor  # after SET, and after the norm where there is one
 
 
 class HandOccNet(nn.Module):
@@ -61,6 +61,7 @@ class HandOccNet(nn.Module):
         injection: nn.Module,
         injection_norm: nn.Module,
         enhancement: nn.Module,
+        enhancement_norm: nn.Module,
         heatmap_head: HeatmapHead,
         regressor: Regressor,
     ) -> None:
@@ -70,6 +71,7 @@ class HandOccNet(nn.Module):
         self.injection = injection
         self.injection_norm = injection_norm
         self.enhancement = enhancement
+        self.enhancement_norm = enhancement_norm
         self.heatmap_head = heatmap_head
         self.regressor = regressor
 
@@ -94,7 +96,8 @@ class HandOccNet(nn.Module):
         primary = features * necessity_map
         secondary = features * (1 - necessity_map)
         injected = self.injection_norm(self.injection(primary, secondary))
-        return FeatureMaps(features, necessity_map, primary, secondary, injected, self.enhancement(injected))
+        enhanced = self.enhancement_norm(self.enhancement(injected))
+        return FeatureMaps(features, necessity_map, primary, secondary, injected, enhanced)
 
     def correlation(self, images_B3HW: Tensor, *, query_cells: Sequence[tuple[int, int]]) -> Correlation:
         """Return how FIT's first block correlates the (row, column) cells with all others (paper, Figure 4).
@@ -123,12 +126,17 @@ def build_network(config: ModelConfig) -> HandOccNet:
     injection, enhancement = build_injection(config), build_enhancement(config)
     heatmap_head, regressor = HeatmapHead(config), Regressor(config)
     initialise([injection, enhancement, heatmap_head, regressor], config)
+
+    def norm() -> nn.Module:
+        return nn.BatchNorm2d(config.channels) if config.feature_norm else nn.Identity()
+
     return HandOccNet(
         backbone=backbone,
         necessity=build_necessity(config),
         injection=injection,
-        injection_norm=nn.BatchNorm2d(config.channels) if config.feature_norm else nn.Identity(),
+        injection_norm=norm(),
         enhancement=enhancement,
+        enhancement_norm=norm(),
         heatmap_head=heatmap_head,
         regressor=regressor,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import PRESETS
 from model.handoccnet import published
@@ -146,6 +147,46 @@ def test_a_sample_of_half_weight_counts_half() -> None:
     weighted = targets._replace(weight_B=torch.tensor([1.0, 0.5], dtype=torch.float64))
     both = losses(output, weighted, mano, LOSSES["release"])["total"]
     torch.testing.assert_close(both, (single[0] + 0.5 * single[1]) / 2)
+
+
+def test_distances_are_in_metres_from_the_wrist_and_the_articulation_does_not_see_how_the_hand_is_turned() -> (
+    None
+):
+    mano, targets = _synthetic(), _targets(2)
+    exact = _exact_output(targets, mano)
+    half_a_turn = torch.diag(torch.tensor([1.0, -1, -1], dtype=torch.float64))
+    turned = exact._replace(
+        rotations=torch.cat((half_a_turn @ exact.rotations[:, :1], exact.rotations[:, 1:]), 1)
+    )
+    terms = losses(turned, targets, mano, LossWeights(distances=1.0, articulation=1.0))
+    labelled = wrist_relative(mano(axis_angle_to_rotation(targets.pose_B16x3), targets.betas_B10))
+    # Half a turn about x moves a point by twice its distance from that axis.
+    wanted = sum(2 * points[..., 1:].norm(dim=2).mean() for points in labelled)
+    assert terms["distances"].item() == pytest.approx(float(wanted))
+    assert terms["articulation"].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("recipe", LOSSES)
+def test_a_step_asks_the_device_for_nothing_and_gives_it_no_numbers_of_the_host(recipe: str) -> None:
+    network, mano = build_network(PRESETS["tiny"]), ManoLayer(synthetic_hand())
+    targets = Targets(*_single(_targets(2)))
+    with _Operators() as used:
+        output = network(torch.rand(2, 3, 128, 128))
+        losses(output, targets, mano, LOSSES[recipe])["total"].backward()
+    # Each would be a wait, and none can be recorded in a CUDA graph.
+    assert used.names & {"aten::_local_scalar_dense", "aten::nonzero", "aten::lift_fresh"} == set()
+
+
+class _Operators(TorchDispatchMode):
+    """Collects the names of the operators that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        self.names.add(operator.name().split(".")[0])
+        return operator(*arguments, **(keywords or {}))
 
 
 def test_under_bf16_autocast_the_losses_are_those_of_float32() -> None:
