@@ -42,6 +42,7 @@ class Options:
     precision: Precision = option("fp32", help="arithmetic of the network")
     meshes: str = option("none", help="none or tar")
     train: bool = option(False, help="compare training with a plain loop instead; --count samples, once")
+    cuda_graph: bool = option(False, help="with --train: as `handocc train --cuda-graph` does it")
     evaluate: bool = option(
         False, help="compare evaluation with a plain loop instead; --count stored samples"
     )
@@ -54,6 +55,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Measures the three, or what an option names instead, and prints them with their ratios."""
+    if options.cuda_graph and not options.train:
+        raise ConfigError("--cuda-graph is of --train")
     if options.train:
         return _training(options)
     if options.evaluate:
@@ -106,7 +109,13 @@ def _training(options: Options) -> int:
         place = Path(scratch) / "job"
         shards = training.make_shards(Path(scratch) / "shards", options.count)
         job = training.job(
-            shards, place, options.model, options.precision, options.batch_size, options.address
+            shards,
+            place,
+            options.model,
+            options.precision,
+            options.batch_size,
+            cuda_graph=options.cuda_graph,
+            address=options.address,
         )
         loop = training.plain_loop(shards, place, options.model, options.precision, options.batch_size, steps)
     print(f"handocc train     {job:8.2f} samples/s, one worker, waiting for data included")

@@ -27,6 +27,8 @@ NEAREST_M: Final = 0.01
 # joints that are all on one pixel are explained the better the farther away they are.
 LARGEST_UNCERTAINTY: Final = 0.5
 LARGEST_LAST_STEP: Final = 0.05
+# Depth by sizes: each step leaves about the square of the hand's relief over its depth.
+SIZE_STEPS: Final = 3
 
 NO_CAMERA: Final = "no camera"
 NO_JOINTS: Final = "no joint has a weight"
@@ -50,7 +52,9 @@ def place_hands(joints: Floats, joints_2d: Floats, weights: Floats, camera: Floa
     """Finds the translations that best explain joints_2d (N, J, 2) by wrist-relative joints (N, J, 3).
 
     The projection equations, which are linear in the translation, give a start in closed form; Gauss-Newton steps
-    on the distances in pixels, which the equations weigh by depth, refine it. weights (N, J), at least 0: how much
+    on the distances in pixels, which the equations weigh by depth, refine it. Those take the 3D joints for exact, and
+    move a hand whose joints are not too far away; last, it is moved along its ray until it is as large as it is seen.
+    weights (N, J), at least 0: how much
     each joint is to be believed; joints that do not agree with most others lose their weight besides. What is not
     finite has none. The same hand gets the same translation in any company, and always in front of the camera.
     """
@@ -129,7 +133,23 @@ def _refined(
         uncertainty_N = 1 / (np.sqrt(_spread(weights_NJ2, found_NJ2)) * translation_N3[:, 2])
         settled_N = np.abs(step_N3[:, 2]) < LARGEST_LAST_STEP * translation_N3[:, 2]
         sure_N = settled_N & (uncertainty_N < LARGEST_UNCERTAINTY)
-    return translation_N3, sure_N
+    return _as_large_as_seen(
+        translation_N3, points_NJ3, rays_NJ2, (weights_NJ * trust_NJ)[..., None] * focal_N12**2, nearest_N
+    ), sure_N
+
+
+def _as_large_as_seen(
+    translation_N3: Floats, points_NJ3: Floats, rays_NJ2: Floats, weights_NJ2: Floats, nearest_N: Floats
+) -> Floats:
+    """Returns the translations after steps along the wrist's ray to where both spreads in the image are the same."""
+    seen_N = _spread(weights_NJ2, rays_NJ2)
+    for _ in range(SIZE_STEPS):
+        moved_NJ3 = points_NJ3 + translation_N3[:, None]
+        found_N = _spread(weights_NJ2, moved_NJ3[..., :2] / moved_NJ3[..., 2:])
+        half_way_N = (translation_N3[:, 2] + nearest_N) / 2
+        depth_N = np.maximum(translation_N3[:, 2] * np.sqrt(found_N / seen_N), half_way_N)
+        translation_N3 = translation_N3 * (depth_N / translation_N3[:, 2])[:, None]
+    return translation_N3
 
 
 def _least_squares(weights_NJ2: Floats, ratios_NJ2: Floats, offsets_NJ2: Floats) -> Floats:

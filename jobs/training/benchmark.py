@@ -35,7 +35,16 @@ def make_shards(folder: Path, count: int) -> str:
     return str(folder)
 
 
-def job(shards: str, output: Path, model: str, precision: str, batch: int, address: str | None) -> float:
+def job(
+    shards: str,
+    output: Path,
+    model: str,
+    precision: str,
+    batch: int,
+    *,
+    cuda_graph: bool,
+    address: str | None,
+) -> float:
     """Returns the samples/s of `handocc train` with one worker, waiting for data included, its first step left out."""
     options = train.Options(
         shards=(shards,),
@@ -46,6 +55,7 @@ def job(shards: str, output: Path, model: str, precision: str, batch: int, addre
         micro_batch=batch,
         epochs=1,
         workers="1",
+        cuda_graph=cuda_graph,
         log_steps=1,
         address=address,
     )
