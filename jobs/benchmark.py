@@ -56,7 +56,7 @@ class Options:
 def run(options: Options) -> int:
     """Measures the three, or what an option names instead, and prints them with their ratios."""
     if options.cuda_graph and not options.train:
-        raise ConfigError("--cuda-graph is of --train")
+        raise ConfigError("--cuda-graph goes with --train only")
     if options.train:
         return _training(options)
     if options.evaluate:
@@ -118,7 +118,8 @@ def _training(options: Options) -> int:
             address=options.address,
         )
         loop = training.plain_loop(shards, place, options.model, options.precision, options.batch_size, steps)
-    print(f"handocc train     {job:8.2f} samples/s, one worker, waiting for data included")
+    graph = ", as a CUDA graph" if options.cuda_graph else ""
+    print(f"handocc train     {job:8.2f} samples/s, one worker{graph}, waiting for data included")
     print(f"plain loop        {loop:8.2f} samples/s, one process, the samples in memory, a DataLoader")
     print(f"handocc train / plain loop  {job / loop:.3f}")
     return exits.DONE

@@ -5,7 +5,7 @@ the sum of |pixels|, with a prior that pulls the depth to a guess; its settings 
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 
 SIZE: Final = 256
 NOISE_PX: Final = 2.0
+NOISE_MM: Final = (5.0, 10.0)
 WILD_JOINTS: Final = 3
 FITS_OF_ONE: Final = 32  # what the slow fit is timed on
 DEPTH_GUESS_M: Final = 0.5
@@ -71,6 +72,10 @@ def run(count: int) -> None:
     }
     for name, pixels in kinds.items():
         print(f"  {name:<40} {_error(hands, _placed(hands, pixels))}")
+    for noise_mm in NOISE_MM:
+        moved = hands.joints + rng.normal(0, noise_mm / 1000, hands.joints.shape)
+        found = _placed(replace(hands, joints=moved), exact)
+        print(f"  {f'{noise_mm:g} mm of noise in the 3D joints':<40} {_error(hands, found)}")
     few = Hands(*(values[:FITS_OF_ONE] for values in (hands.joints, hands.camera, hands.wrists)))
     started = time.process_time()
     fitted = np.array([_fitted(*hand) for hand in zip(few.joints, wild, few.camera, strict=False)])

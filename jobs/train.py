@@ -123,7 +123,8 @@ def run(options: Options) -> int:
         )
         if options.cuda_graph and (not chosen_staff.gpus or chosen_staff.most > 1):
             raise ConfigError(
-                "--cuda-graph: is for one worker with a GPU; leave it out, or say --workers 1 where there is a GPU"
+                f"--cuda-graph is for one worker with a GPU, not for {chosen_staff.most} with "
+                f"{chosen_staff.gpus:g} each; leave it out, or see --workers and --gpus-per-worker"
             )
         if options.sync_batch_norm and not chosen_staff.gpus:
             raise ConfigError(

@@ -41,7 +41,9 @@ class ModelConfig:
     trunk_width: int = 64  # channels after the stem; 64 with the blocks below is ResNet-50
     trunk_blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     activation: Activation  # of trunk, hourglass and regressor
-    feature_norm: bool = False  # batch norms on F and round SET; neither paper nor release has them
+    feature_norm: bool = (
+        False  # batch norms on F, before SET and after it; neither paper nor release has them
+    )
     necessity: Necessity
     heads: int  # of every attention; keys have channels / heads numbers
     position_embedding: bool

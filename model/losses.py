@@ -1,4 +1,4 @@
-"""What training minimises: the authors' five terms, and a term on the heatmaps, each masked where a label lacks.
+"""What training minimises: the authors' five terms, ours on heatmaps and distances, each masked where a label lacks.
 
 B batch, V = 778 vertices, 21 = joints in the simple order, 16 = MANO's rotations, H and W cells of a heatmap.
 """
@@ -38,9 +38,10 @@ class LossWeights:
 # `release`: the published code's weights (reference: RELEASE_NETWORK section 2). `paper`: "the sum of L2 distances on
 # H, θ, β, V, J3D"; it gives no weights, so what both have in common has the published ones, and the heatmaps get
 # what their mean positions had: untrained, both terms are of the order of 10. `small`, ours: a trunk that starts from
-# nothing first has to find the joints in the picture, which the published weights leave to a pretrained one. Pose and
-# mesh weigh little: their gradients are rough, and Adam gives the layers that they alone reach full steps anyway. The
-# squares are mostly of hands that are turned wrongly: distances, and those of the hand as it is bent, weigh the others.
+# nothing first has to find the joints in the picture, which the published weights leave to a pretrained one. The
+# squares of pose and mesh weigh little: their gradients are rough, and Adam gives the layers that they alone reach full
+# steps anyway. They come mostly from hands that are turned wrongly; distances, and distances of the hand turned back,
+# let the others count.
 LOSSES = {
     "release": LossWeights(),
     "small": LossWeights(
@@ -75,10 +76,10 @@ class Targets(NamedTuple):
 def losses(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossWeights) -> dict[str, Tensor]:
     """Return every weighted term as a scalar, and their sum as `total`; computed in the hand model's dtype.
 
-    Each term is the mean of the squared errors over the labelled elements of this batch, a sample's errors
-    being multiplied by its weight. (Under data parallelism and gradient accumulation every micro-batch divides
-    by its own number of labelled elements.) A term that nothing in the batch labels is 0 and still reaches the
-    parameters, with gradients of 0, as DistributedDataParallel wants it.
+    Each term is a mean over the labelled elements of this batch, of squared errors where nothing else is said, a
+    sample's errors being multiplied by its weight. (Under data parallelism and gradient accumulation every
+    micro-batch divides by its own number of labelled elements.) A term that nothing in the batch labels is 0 and
+    still reaches the parameters, with gradients of 0, as DistributedDataParallel wants it.
 
     vertices, joints: the predicted hand against the hand model's own for the labelled pose and betas, in metres
     in the MANO frame, not centred. A hand with labelled joints but no pose is compared with those, wrist at the
@@ -87,7 +88,7 @@ def losses(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossW
     divergence of the maps from the same targets, in nats; unlike the others it pulls hard on maps that are still flat.
     distances: how far the vertices, and how far the joints, of a posed hand are from the labelled one's, on average, in
     metres with the wrist at the origin; both averages are added. articulation: the same of both hands turned back to no
-    global rotation, so that only the fingers and the shape count.
+    global rotation, so that only the fingers and the shape count. Both need a labelled pose.
     """
     dtype = mano.v_template.dtype
     with torch.autocast(output.betas.device.type, enabled=False):

@@ -27,8 +27,8 @@ NEAREST_M: Final = 0.01
 # joints that are all on one pixel are explained the better the farther away they are.
 LARGEST_UNCERTAINTY: Final = 0.5
 LARGEST_LAST_STEP: Final = 0.05
-# Depth by sizes: each step leaves about the square of the hand's relief over its depth.
-SIZE_STEPS: Final = 3
+# Steps to the depth where a hand is as large as it is seen; a hand is flat beside its distance, so that few do.
+SIZE_STEPS: Final = 6
 
 NO_CAMERA: Final = "no camera"
 NO_JOINTS: Final = "no joint has a weight"
@@ -49,14 +49,16 @@ def project(points: Floats, camera: Floats) -> Floats:
 
 
 def place_hands(joints: Floats, joints_2d: Floats, weights: Floats, camera: Floats) -> Placement:
-    """Finds the translations that best explain joints_2d (N, J, 2) by wrist-relative joints (N, J, 3).
+    """Finds the translations that explain joints_2d (N, J, 2) by wrist-relative joints (N, J, 3).
 
     The projection equations, which are linear in the translation, give a start in closed form; Gauss-Newton steps
-    on the distances in pixels, which the equations weigh by depth, refine it. Those take the 3D joints for exact, and
-    move a hand whose joints are not too far away; last, it is moved along its ray until it is as large as it is seen.
-    weights (N, J), at least 0: how much
-    each joint is to be believed; joints that do not agree with most others lose their weight besides. What is not
-    finite has none. The same hand gets the same translation in any company, and always in front of the camera.
+    on the distances in pixels, which the equations weigh by depth, refine it. These steps take the 3D joints for exact;
+    where they are not, the hand comes out too far away. So its depth is set, last, to where the projected joints spread
+    as wide as the seen ones.
+
+    weights (N, J), at least 0: how much each joint is to be believed; joints that do not agree with most others lose
+    their weight besides. What is not finite has none. The same hand gets the same translation in any company, and
+    always in front of the camera.
     """
     seen_NJ = np.asarray(np.isfinite(np.concatenate([joints, joints_2d], axis=2)).all(axis=2))
     weights_NJ = np.where(seen_NJ & np.isfinite(weights), weights, 0.0).clip(min=0.0)
@@ -141,14 +143,16 @@ def _refined(
 def _as_large_as_seen(
     translation_N3: Floats, points_NJ3: Floats, rays_NJ2: Floats, weights_NJ2: Floats, nearest_N: Floats
 ) -> Floats:
-    """Returns the translations after steps along the wrist's ray to where both spreads in the image are the same."""
+    """Returns the depth at which both spreads in the image are the same, and the best x and y there."""
     seen_N = _spread(weights_NJ2, rays_NJ2)
     for _ in range(SIZE_STEPS):
         moved_NJ3 = points_NJ3 + translation_N3[:, None]
         found_N = _spread(weights_NJ2, moved_NJ3[..., :2] / moved_NJ3[..., 2:])
         half_way_N = (translation_N3[:, 2] + nearest_N) / 2
         depth_N = np.maximum(translation_N3[:, 2] * np.sqrt(found_N / seen_N), half_way_N)
-        translation_N3 = translation_N3 * (depth_N / translation_N3[:, 2])[:, None]
+        depth_NJ1 = points_NJ3[..., 2:] + depth_N[:, None, None]
+        centre_N2 = _mean(weights_NJ2 / depth_NJ1**2, rays_NJ2 * depth_NJ1 - points_NJ3[..., :2])
+        translation_N3 = np.concatenate([centre_N2, depth_N[:, None]], axis=1)
     return translation_N3
 
 

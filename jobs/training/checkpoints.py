@@ -42,13 +42,19 @@ def restore(network: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     if checkpoint is None:
         return Position(0)
     with checkpoint.as_directory() as folder:
-        # The optimiser itself moves its state to where the parameters are, all but Adam's count of steps, which
-        # has to stay on the CPU.
+        # The optimiser itself moves its state to where it needs it.
         state = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
     network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
+    refill(optimizer, state["optimizer"])
     torch.set_rng_state(state["rng"])
     return Position(state["done"], json.loads(state["journal"]))
+
+
+def refill(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Fills an optimiser; how it computes its steps stays this machine's, not that of the one that wrote the state."""
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    own = [{**saved, "fused": group["fused"]} for saved, group in groups]
+    optimizer.load_state_dict({**state, "param_groups": own})
 
 
 def score(metrics: Mapping[str, float]) -> float:

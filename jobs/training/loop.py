@@ -64,7 +64,7 @@ class _Worker:
         self.network = _network(task).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mano = ManoLayer(task.hand_model).to(self.device)
         self.optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=task.recipe.learning_rate, fused=self.device.type == "cuda"
+            self.network.parameters(), lr=task.recipe.learning_rate, fused=self.device.type == "cuda" or None
         )
         position = restore(self.network, self.optimizer)
         self.done = self.committed = position.done

@@ -127,8 +127,8 @@ def build_network(config: ModelConfig) -> HandOccNet:
     heatmap_head, regressor = HeatmapHead(config), Regressor(config)
     initialise([injection, enhancement, heatmap_head, regressor], config)
 
-    def norm() -> nn.Module:
-        return nn.BatchNorm2d(config.channels) if config.feature_norm else nn.Identity()
+    def norm(*, there: bool = True) -> nn.Module:
+        return nn.BatchNorm2d(config.channels) if config.feature_norm and there else nn.Identity()
 
     return HandOccNet(
         backbone=backbone,
@@ -136,7 +136,7 @@ def build_network(config: ModelConfig) -> HandOccNet:
         injection=injection,
         injection_norm=norm(),
         enhancement=enhancement,
-        enhancement_norm=norm(),
+        enhancement_norm=norm(there=config.has_set),
         heatmap_head=heatmap_head,
         regressor=regressor,
     )

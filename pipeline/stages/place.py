@@ -30,8 +30,7 @@ def place(hands: pa.Table) -> tuple[pa.Table, list[str | None]]:
     placed = place_hands(
         numbers(hands, "joints", 21, 3),
         numbers(hands, "joints_2d", 21, 2),
-        # As the inverse of a variance.
-        np.square(numbers(hands, "joint_confidence", 21)),
+        numbers(hands, "joint_confidence", 21),
         np.array([[np.nan] * 4 if camera is None else camera for camera in cameras], np.float64),
     )
     field = ANNOTATIONS.field("translation")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from jobs.training.captured import CapturedGradients
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
 def test_gradients_losses_and_statistics_are_those_of_single_kernels() -> None:

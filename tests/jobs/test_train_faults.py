@@ -98,7 +98,9 @@ def test_a_cuda_graph_needs_a_gpu(tmp_path: Path, good: Path, train: Callable[..
     changed(good, tmp_path / "in" / "a.tar", {})
     status, said = train("--cuda-graph")
     assert status == 2
-    assert said.splitlines()[-1].startswith("handocc train: --cuda-graph: is for one worker with a GPU")
+    assert said.splitlines()[-1].startswith(
+        "handocc train: --cuda-graph is for one worker with a GPU, not for 1 with 0 each"
+    )
     assert not (tmp_path / "out" / "job.json").exists()
 
 
