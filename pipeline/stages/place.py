@@ -30,7 +30,8 @@ def place(hands: pa.Table) -> tuple[pa.Table, list[str | None]]:
     placed = place_hands(
         numbers(hands, "joints", 21, 3),
         numbers(hands, "joints_2d", 21, 2),
-        numbers(hands, "joint_confidence", 21),
+        # Unsure joints are pulled to the middle of where they may be: believed in full, they make hands small and far.
+        np.square(numbers(hands, "joint_confidence", 21)),
         np.array([[np.nan] * 4 if camera is None else camera for camera in cameras], np.float64),
     )
     field = ANNOTATIONS.field("translation")

@@ -20,6 +20,7 @@ from model.weights import load_weights
 from pipeline import local
 from pipeline.annotation import Annotation
 from pipeline.boxes import choose
+from pipeline.camera import place_hands
 from pipeline.columns import fixed_lists
 from pipeline.flow import Workers
 from pipeline.inputs import find_inputs
@@ -118,6 +119,16 @@ def test_a_hand_that_says_nothing_of_its_place_keeps_null_and_the_ledger_says_wh
     unit = Unit("u", "images", "file:///photos", 0, 2, 1, "v")
     placed = Place()(UnitRecord(unit, ledger=ledger, hands=hands))
     assert [row is None for row in placed.hands["translation"].to_pylist()] == [False, True]
+    # Joints are believed by the square of their confidence.
+    seen = (
+        np.array([hands[name][0].as_py()]) for name in ("joints", "joints_2d", "joint_confidence", "camera")
+    )
+    joints, joints_2d, confidence, camera = seen
+    wanted = place_hands(joints, joints_2d, confidence**2, camera).translation[0]
+    assert placed.hands["translation"][0].as_py() == pytest.approx(wanted.tolist(), abs=1e-6)
+    assert wanted != pytest.approx(
+        place_hands(joints, joints_2d, confidence, camera).translation[0], abs=1e-4
+    )
     reasons = dict(zip(*(placed.ledger[name].to_pylist() for name in ("key", "reason")), strict=True))
     assert reasons == {
         hands["key"][0].as_py(): None,
