@@ -34,12 +34,12 @@ demo: $(STAMP)
 	@echo "pictures     $(DEMO)/hands/report/gallery-00.png"
 	@echo "errors       $(DEMO)/scores/metrics.json"
 
-# Tests that start Ray take both cores by themselves; the others leave one idle.
+# Those that start Ray mostly wait for it, or for a moment to kill it, so that two share the cores well.
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ray" --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -m "ray and not slow"
+	$(BIN)/python -m pytest -m "ray and not slow and not nodes" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "nodes and not slow"
 
-# Most of these wait for a Ray that starts or for a moment to kill it, so that two share the cores well.
 test-rest: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not nodes" --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m "slow and nodes"
