@@ -250,7 +250,7 @@ def test_weights_of_another_ablation_fill_what_fits() -> None:
     plain = random_weights(ablated(TINY, ["neck=identity"]), 1)
     data = save_weights(plain.network, plain.config, hand_model_name=None, notes={})
     adapted, untrained = adapted_weights(data, TINY, 2)
-    assert untrained == ("injection", "enhancement")
+    assert untrained == ("injection", "enhancement", "enhancement_norm")
     assert adapted.config == TINY
     fresh = random_weights(TINY, 2).network.state_dict()
     theirs = plain.network.state_dict()
