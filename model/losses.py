@@ -131,7 +131,8 @@ def _terms(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossW
         if weights.joints:
             errors, has_joints_B = _joint_errors(predicted, labelled, targets)
             terms["joints"] = weights.joints * _mean(errors, targets.weight_B * has_joints_B, has_joints_B)
-        pairs = list(zip(wrist_relative(predicted), wrist_relative(labelled), strict=True))
+        if weights.distances or weights.articulation:
+            pairs = list(zip(wrist_relative(predicted), wrist_relative(labelled), strict=True))
         if weights.distances:
             errors = _distances(pairs)
             terms["distances"] = weights.distances * _mean(errors, mano_weight_B, targets.has_mano_B)
