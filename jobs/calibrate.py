@@ -14,9 +14,8 @@ from model.errors import ModelError
 from model.weights import LoadedWeights, add_calibration, load_weights
 from pipeline import lease, storage
 from pipeline.calibration import (
-    ALWAYS,
-    WITH_TTA,
     Calibration,
+    feature_names,
     fit_curve,
     held_out,
     require_learnable,
@@ -159,16 +158,25 @@ def _graded(options: Options, predicted: Predicted, output: str) -> GradedHands:
         evaluation,
         [unit.labelled for unit in matched],
         annotated_parts(predicted, matched),
-        names=WITH_TTA if predicted.job["content"]["tta"] else ALWAYS,
+        names=_names(predicted)[-1],
         folds=options.folds,
         most=options.hands,
         seed=options.seed,
     )
 
 
+def _names(predicted: Predicted) -> list[tuple[str, ...]]:
+    """Returns the features of each curve that can be learnt, of which each begins with those of the one before."""
+    content = predicted.job["content"]
+    head = bool(content["model"].get("error_head"))
+    return [
+        feature_names(error_head=head, tta=tta) for tta in ((False, True) if content["tta"] else (False,))
+    ]
+
+
 def _learn(options: Options, predicted: Predicted, graded: GradedHands) -> tuple[Calibration, list[HeldOut]]:
     """Returns the calibration by all hands, and what curves learnt in the same way say of hands that they never saw."""
-    names = [ALWAYS, WITH_TTA] if predicted.job["content"]["tta"] else [ALWAYS]
+    names = _names(predicted)
     shown = [HeldOut("heatmap peak mass, before", graded.peak_mass, None)]
     curves = []
     for some in names:
@@ -176,7 +184,7 @@ def _learn(options: Options, predicted: Predicted, graded: GradedHands) -> tuple
         curves.append(fit_curve(features, graded.errors_mm, options.threshold_mm, some))
         confidence, expected = held_out(features, graded.errors_mm, graded.folds, options.threshold_mm, some)
         shown.append(
-            HeldOut("calibrated" if some is ALWAYS else "calibrated, with --tta", confidence, expected)
+            HeldOut("calibrated" if some is names[0] else "calibrated, with --tta", confidence, expected)
         )
     conventions = predicted.job["conventions"]
     calibration = Calibration(

@@ -44,6 +44,7 @@ class ModelConfig:
     feature_norm: bool = (
         False  # batch norms on F, before SET and after it; neither paper nor release has them
     )
+    error_head: bool = False  # the network says what errors it expects; neither paper nor release does
     necessity: Necessity
     heads: int  # of every attention; keys have channels / heads numbers
     position_embedding: bool
@@ -221,6 +222,7 @@ PRESETS: dict[str, ModelConfig] = {
         trunk_blocks=(2, 3, 4, 2),
         activation="leaky_relu",
         feature_norm=True,
+        error_head=True,
         necessity="spatial_gate",
         heads=4,
         position_embedding=True,

@@ -1,6 +1,5 @@
 """Batched inference: crops in, everything that an annotation says of the hand itself out."""
 
-import math
 from dataclasses import dataclass, fields
 from typing import Final, Literal, NamedTuple, Protocol
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.handoccnet.heatmaps import entropy_share, peak_mass
 from model.handoccnet.network import HandOutput
 from model.mano.layer import ManoLayer, wrist_relative
 
@@ -36,6 +36,8 @@ class Predictions:
     Metres with the wrist at the origin and camera axes (x right, y down, z away); axis-angle in radians,
     absolute (mean pose included); joints_2d in [0, 1] of the crop as it was given (not mirrored back).
     confidence: mean of joint_confidence, the mass of a joint's heatmap in the 3x3 cells round its peak.
+    predicted_error_mm, predicted_joint_errors_mm: what the network expects of its own PA-MPJPE, and of every joint's
+    error after Procrustes alignment; None of a network without an error head.
     heatmap_entropy: of the joints' heatmaps, their mean, as a share of a flat heatmap's (0 to 1).
     flip_error_mm, shift_error_mm: how far the joints move, on average over the 21, wrist on wrist, when the network
     sees the crop mirrored, and moved and scaled a little (`SHIFTS`); None unless the predictor was asked for them.
@@ -50,6 +52,8 @@ class Predictions:
     joint_confidence: NDArray[np.float32]  # (N, 21)
     confidence: NDArray[np.float32]  # (N,)
     heatmap_entropy: NDArray[np.float32]  # (N,)
+    predicted_error_mm: NDArray[np.float32] | None = None  # (N,)
+    predicted_joint_errors_mm: NDArray[np.float32] | None = None  # (N, 21)
     flip_error_mm: NDArray[np.float32] | None = None  # (N,)
     shift_error_mm: NDArray[np.float32] | None = None  # (N,)
 
@@ -125,6 +129,9 @@ class Predictor:
             "confidence": joint_confidence_BJ.mean(dim=1),
             "heatmap_entropy": entropy_share(output.heatmaps.float()).mean(dim=1),
         }
+        if output.expected_errors.shape[1]:
+            result["predicted_error_mm"] = output.expected_errors[:, 0]
+            result["predicted_joint_errors_mm"] = output.expected_errors[:, 1:]
         if self.tta:
             # Compared as the right hands that the network saw.
             flipped = self._pose(self._look(images_B3HW.flip(3))).joints_B21x3
@@ -172,17 +179,3 @@ def _apart_mm(joints_BJ3: Tensor, others_BJ3: Tensor) -> Tensor:
     """Returns the mean distance, at most `FARTHEST_MM`; so much too where one of the two is not finite."""
     apart_B: Tensor = 1000 * (joints_BJ3 - others_BJ3).norm(dim=2).mean(dim=1)
     return torch.nan_to_num(apart_B, nan=FARTHEST_MM).clamp(max=FARTHEST_MM)
-
-
-def entropy_share(heatmaps_BJHW: Tensor) -> Tensor:
-    """Returns each heatmap's (sum 1) entropy as a share of a flat one's, (B, J), 0 to 1."""
-    cells = heatmaps_BJHW.flatten(2)
-    share_BJ: Tensor = torch.special.entr(cells).sum(dim=2) / math.log(cells.shape[2])
-    return share_BJ
-
-
-def peak_mass(heatmaps_BJHW: Tensor) -> Tensor:
-    """Returns the share of each heatmap (sum 1) that lies in the 3x3 cells round its peak, in 0 to 1."""
-    around = F.avg_pool2d(heatmaps_BJHW, 3, stride=1, padding=1, count_include_pad=True) * 9.0
-    peak_BJ1 = heatmaps_BJHW.flatten(2).argmax(dim=2, keepdim=True)
-    return around.flatten(2).gather(2, peak_BJ1).squeeze(2).clamp(0.0, 1.0)

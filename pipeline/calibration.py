@@ -60,16 +60,22 @@ _ALWAYS: Final[dict[str, Callable[[pa.Table], Floats]]] = {
         np.maximum(numbers(annotations, "bbox", 4)[:, 2:].max(axis=1), 1)
     ),
 }
+_BY_HEAD: Final[dict[str, Callable[[pa.Table], Floats]]] = {
+    "predicted_error_mm": _logarithm("predicted_error_mm", 0.1),
+}
 _BY_TTA: Final[dict[str, Callable[[pa.Table], Floats]]] = {
     "flip_error_mm": _logarithm("flip_error_mm", 0.1),
     "shift_error_mm": _logarithm("shift_error_mm", 0.1),
 }
-FEATURES: Final = _ALWAYS | _BY_TTA
-ALWAYS: Final = tuple(_ALWAYS)
-WITH_TTA: Final = tuple(FEATURES)
+FEATURES: Final = _ALWAYS | _BY_HEAD | _BY_TTA
 
 
-def features_of(annotations: pa.Table, names: Sequence[str] = ALWAYS) -> Floats:
+def feature_names(*, error_head: bool, tta: bool) -> tuple[str, ...]:
+    """Returns what a calibration can look at: more of annotations by an error head, and by a second look (--tta)."""
+    return (*_ALWAYS, *(_BY_HEAD if error_head else ()), *(_BY_TTA if tta else ()))
+
+
+def features_of(annotations: pa.Table, names: Sequence[str]) -> Floats:
     """Returns what a calibration looks at (N, len(names)), from the columns of annotations."""
     columns = [FEATURES[name](annotations) for name in names]
     return np.stack(columns, axis=1) if columns else np.zeros((annotations.num_rows, 0))

@@ -73,6 +73,8 @@ ANNOTATIONS = pa.schema(
         # What `pipeline.quality` says of the hand; none of it needs a label.
         pa.field("crop_outside", pa.float32()),
         pa.field("sharpness", pa.float32()),
+        pa.field("predicted_error_mm", pa.float32()),
+        pa.field("predicted_joint_errors_mm", pa.list_(pa.float32())),
         pa.field("heatmap_entropy", pa.float32()),
         pa.field("reprojection_error", pa.float32()),
         pa.field("bone_deviation", pa.float32()),

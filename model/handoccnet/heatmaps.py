@@ -3,6 +3,7 @@
 B batch, C channels, H and W cells, J = 21 joints.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -71,3 +72,17 @@ class HeatmapHead(nn.Module):
         x = (heatmaps.sum(2) * self.centres).sum(2)
         y = (heatmaps.sum(3) * self.centres).sum(2)
         return Heatmaps(encoding, heatmaps, torch.stack((x, y), dim=2))
+
+
+def entropy_share(heatmaps_BJHW: Tensor) -> Tensor:
+    """Returns each heatmap's (sum 1) entropy as a share of a flat one's, (B, J), 0 to 1."""
+    cells = heatmaps_BJHW.flatten(2)
+    share_BJ: Tensor = torch.special.entr(cells).sum(dim=2) / math.log(cells.shape[2])
+    return share_BJ
+
+
+def peak_mass(heatmaps_BJHW: Tensor) -> Tensor:
+    """Returns the share of each heatmap (sum 1) that lies in the 3x3 cells round its peak, in 0 to 1."""
+    around = functional.avg_pool2d(heatmaps_BJHW, 3, stride=1, padding=1, count_include_pad=True) * 9.0
+    peak_BJ1 = heatmaps_BJHW.flatten(2).argmax(dim=2, keepdim=True)
+    return around.flatten(2).gather(2, peak_BJ1).squeeze(2).clamp(0.0, 1.0)

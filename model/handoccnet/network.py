@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.errors import ModelError
 from model.handoccnet.backbone import FeaturePyramid
+from model.handoccnet.error_head import ErrorHead
 from model.handoccnet.heatmaps import HeatmapHead
 from model.handoccnet.initialisation import initialise, initialise_trunk
 from model.handoccnet.necessity import build_necessity
@@ -37,6 +38,9 @@ class HandOutput(NamedTuple):
     heatmaps: Tensor  # (B, 21, H, W), each sums to 1
     joints_2d: Tensor  # (B, 21, 2) x, y in [0, 1] of the crop
     necessity_map: Tensor  # (B, 1, H, W) in [0, 1]
+    expected_errors: (
+        Tensor  # (B, 22) mm: PA-MPJPE, then each joint's PA error; (B, 0) of a network without an error head
+    )
 
 
 class FeatureMaps(NamedTuple):
@@ -64,6 +68,7 @@ class HandOccNet(nn.Module):
         enhancement_norm: nn.Module,
         heatmap_head: HeatmapHead,
         regressor: Regressor,
+        error_head: ErrorHead | None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -74,12 +79,17 @@ class HandOccNet(nn.Module):
         self.enhancement_norm = enhancement_norm
         self.heatmap_head = heatmap_head
         self.regressor = regressor
+        self.error_head = error_head
 
     def forward(self, images_B3HW: Tensor) -> HandOutput:
         """Read square RGB crops of right hands, values in [0, 1] without any further normalisation."""
         maps = self.feature_maps(images_B3HW)
         heat = self.heatmap_head(maps.enhanced)
         parameters = self.regressor(maps.enhanced, heat.encoding, heat.heatmaps)
+        if self.error_head is None:
+            expected_errors = parameters.betas.new_empty(len(images_B3HW), 0)
+        else:
+            expected_errors = self.error_head(heat, maps.necessity_map, parameters)
         return HandOutput(
             rotations=parameters.rotations,
             axis_angle=parameters.axis_angle,
@@ -87,6 +97,7 @@ class HandOccNet(nn.Module):
             heatmaps=heat.heatmaps,
             joints_2d=heat.joints_2d,
             necessity_map=maps.necessity_map,
+            expected_errors=expected_errors,
         )
 
     def feature_maps(self, images_B3HW: Tensor) -> FeatureMaps:
@@ -139,4 +150,5 @@ def build_network(config: ModelConfig) -> HandOccNet:
         enhancement_norm=norm(there=config.has_set),
         heatmap_head=heatmap_head,
         regressor=regressor,
+        error_head=ErrorHead(config) if config.error_head else None,
     )

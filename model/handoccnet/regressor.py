@@ -17,6 +17,7 @@ class Parameters(NamedTuple):
     rotations: Tensor  # (B, 16, 3, 3)
     axis_angle: Tensor  # (B, 16, 3)
     betas: Tensor  # (B, 10)
+    vector: Tensor  # (B, 4C) what the maps were pooled to, before the fully connected layers
 
 
 class ConcatEntry(nn.Module):
@@ -80,15 +81,16 @@ class Regressor(nn.Module):
             x_BCHW = block(x_BCHW)
             if count % self.blocks_per_pool == 0:
                 x_BCHW = self.pool(x_BCHW)
-        vector = self.hidden(x_BCHW.flatten(1))
+        pooled = x_BCHW.flatten(1)
+        vector = self.hidden(pooled)
         # Under autocast the last layers keep the weights' precision: a pose's lost digits are millimetres.
         with torch.autocast(vector.device.type, enabled=False):
             vector = vector.to(self.pose.weight.dtype)
-            return self._read(self.pose(vector), self.betas(vector))
+            return self._read(self.pose(vector), self.betas(vector), pooled)
 
-    def _read(self, pose: Tensor, betas: Tensor) -> Parameters:
+    def _read(self, pose: Tensor, betas: Tensor, pooled: Tensor) -> Parameters:
         pose = pose.view(len(pose), ROTATIONS, -1).to(torch.promote_types(pose.dtype, torch.float32))
         if self.pose_form == "six_d":
             rotations = six_d_to_rotation(pose)
-            return Parameters(rotations, rotation_to_axis_angle(rotations), betas)
-        return Parameters(axis_angle_to_rotation(pose), pose, betas)
+            return Parameters(rotations, rotation_to_axis_angle(rotations), betas, pooled)
+        return Parameters(axis_angle_to_rotation(pose), pose, betas, pooled)

@@ -55,12 +55,13 @@ def annotate(hands: pa.Table, predictions: Predictions, crop_size: int) -> pa.Ta
         "joint_confidence": predictions.joint_confidence,
         "heatmap_entropy": predictions.heatmap_entropy,
     }
-    for name in ("flip_error_mm", "shift_error_mm"):
-        error_mm = getattr(predictions, name)
-        columns |= {} if error_mm is None else {name: error_mm}
+    optional = ("predicted_error_mm", "predicted_joint_errors_mm", "flip_error_mm", "shift_error_mm")
+    columns |= {name: values for name in optional if (values := getattr(predictions, name)) is not None}
     arrays = []
     for item in ANNOTATIONS:
-        if item.name in columns:
+        if item.name in columns and pa.types.is_list(item.type):
+            arrays.append(pa.array(list(columns[item.name]), item.type))
+        elif item.name in columns:
             arrays.append(fixed_lists(columns[item.name], item.type))
         elif item.name in HANDS.names:
             arrays.append(hands.column(item.name).combine_chunks())

@@ -22,6 +22,7 @@ from tests.pipeline.test_flow import WORKERS, job
 
 PICTURES = 80
 QUALITY = (
+    "predicted_error_mm",
     "heatmap_entropy",
     "bone_deviation",
     "joint_limit_excess",
@@ -131,6 +132,8 @@ def test_a_calibration_is_learnt_shown_kept_in_the_weights_and_written_by_annota
     assert plainly.schema.metadata[b"confidence"] == b"heatmap peak mass, uncalibrated"
     assert plainly["expected_error_mm"].null_count == plainly.num_rows
     assert calibrated["joints"] == plainly["joints"]
+    assert (calibrated["predicted_error_mm"].to_numpy() > 0).all()
+    assert {len(row) for row in calibrated["predicted_joint_errors_mm"].to_pylist()} == {21}
     rows = np.stack([calibrated[name].to_numpy() for name in ("confidence", "expected_error_mm")])
     confidence, expected = rows[:, np.argsort(rows[0])]
     assert ((confidence >= 0) & (confidence <= 1)).all()

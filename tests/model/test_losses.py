@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model.config import PRESETS
 from model.handoccnet import published
 from model.handoccnet.network import HandOccNet, HandOutput, build_network
-from model.losses import LOSSES, LossWeights, Targets, heatmap_targets, losses
+from model.losses import FLOOR_MM, LOSSES, LossWeights, Targets, heatmap_targets, losses
 from model.mano.asset import hand_model_from_arrays
 from model.mano.layer import ManoLayer, wrist_relative
 from model.mano.synthetic import synthetic_hand
@@ -130,7 +130,12 @@ def test_joints_without_a_pose_are_compared_with_the_wrist_at_the_origin() -> No
     posed = mano(torch.cat((output.rotations[:, :1], fingers), dim=1), output.betas)
     errors = (wrist_relative(posed)[1] - targets.joints_3d_B21x3)[0].square().mean()
     torch.testing.assert_close(terms["joints"], errors)
-    assert [name for name, value in terms.items() if value] == ["joints", "joints_2d", "total"]
+    assert {name for name, value in terms.items() if value} == {
+        "joints",
+        "joints_2d",
+        "expected_errors",
+        "total",
+    }
 
 
 def test_a_sample_of_half_weight_counts_half() -> None:
@@ -204,6 +209,25 @@ def test_under_bf16_autocast_the_losses_are_those_of_float32() -> None:
         terms = losses(output, targets, mano, LOSSES["paper"])
     torch.testing.assert_close(terms, losses(output, targets, mano, LOSSES["paper"]), rtol=0, atol=0)
     assert {value.dtype for value in terms.values()} == {torch.float32}
+
+
+def test_an_expected_error_is_held_against_the_one_that_stays_after_alignment() -> None:
+    mano, targets = _synthetic(), _targets(2)
+    exact = _exact_output(targets, mano)
+    # A turn of the whole hand is no PA error, a bent finger is one.
+    turned = exact._replace(rotations=exact.rotations.clone(), axis_angle=exact.axis_angle.clone())
+    turned.rotations[:, 0] = (
+        axis_angle_to_rotation(torch.tensor([[0.3, 0.2, 0.1]], dtype=torch.float64)) @ (exact.rotations[:, 0])
+    )
+    assert losses(turned, targets, mano, LossWeights())["expected_errors"].item() == pytest.approx(
+        0, abs=1e-9
+    )
+    bent = turned._replace(axis_angle=exact.axis_angle + 0.5 * torch.eye(16, dtype=torch.float64)[3][:, None])
+    cost = losses(bent, targets, mano, LossWeights())["expected_errors"]
+    assert cost.item() > 0.5
+    unknown = torch.zeros(2, dtype=torch.bool)
+    targets = targets._replace(has_mano_B=unknown, has_joints_3d_B=unknown)
+    assert losses(bent, targets, mano, LossWeights())["expected_errors"].item() == 0
 
 
 def test_a_flat_hand_that_looks_straight_ahead_has_finite_gradients() -> None:
@@ -328,6 +352,7 @@ def _random_output(count: int) -> HandOutput:
         heatmaps=scores.softmax(2).view(count, 21, 16, 16),
         joints_2d=torch.rand(count, 21, 2, generator=random, dtype=torch.float64),
         necessity_map=torch.rand(count, 1, 16, 16, generator=random, dtype=torch.float64),
+        expected_errors=5 + 10 * torch.rand(count, 22, generator=random, dtype=torch.float64),
     )
 
 
@@ -340,6 +365,7 @@ def _exact_output(targets: Targets, mano: ManoLayer) -> HandOutput:
         betas=targets.betas_B10,
         heatmaps=heatmap_targets(targets.joints_2d_B21x2, 16, 16),
         joints_2d=targets.joints_2d_B21x2,
+        expected_errors=torch.full((len(offsets), 22), FLOOR_MM, dtype=torch.float64),
     )
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.calibration import ALWAYS, WITH_TTA, Calibration, Floats, fit_curve, held_out, require_learnable
+from pipeline.calibration import Calibration, Floats, feature_names, fit_curve, held_out, require_learnable
 from pipeline.errors import ConfigError
 
 NAMES = ("reprojection_error", "sharpness")
@@ -85,10 +85,14 @@ def test_data_that_says_nothing_is_refused(errors: Floats, says: str) -> None:
         require_learnable(errors, 10.0)
 
 
+PLAIN = feature_names(error_head=True, tta=False)
+WITH_TTA = feature_names(error_head=True, tta=True)
+
+
 def calibration() -> Calibration:
     rng = np.random.default_rng(0)
     errors = rng.uniform(5, 15, 200)
-    curves = tuple(fit_curve(rng.normal(size=(200, len(n))), errors, 10.0, n) for n in (ALWAYS, WITH_TTA))
+    curves = tuple(fit_curve(rng.normal(size=(200, len(n))), errors, 10.0, n) for n in (PLAIN, WITH_TTA))
     return Calibration(10.0, "a" * 64, "tiny", "synthetic-v1", "shards", 200, curves)
 
 
@@ -98,7 +102,7 @@ def test_a_calibration_survives_being_written_down() -> None:
 
 
 def test_a_second_look_is_used_where_there_is_one() -> None:
-    assert calibration().curve(tta=False).features == ALWAYS
+    assert calibration().curve(tta=False).features == PLAIN
     assert calibration().curve(tta=True).features == WITH_TTA
     assert "PA-MPJPE < 10 mm" in calibration().describe(tta=True)
     assert "flip_error_mm" not in calibration().describe(tta=False)

@@ -1,5 +1,7 @@
 """Each measure reacts to what it measures, and to nothing else."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -152,13 +154,26 @@ def test_a_moved_crop_is_what_it_was_elsewhere() -> None:
     assert larger.sum().item() == pytest.approx(4 * image.sum().item(), rel=0.05)
 
 
-def looked_at(crops: NDArray[np.uint8], *, tta: bool) -> Predictions:
-    weights = random_weights(preset("tiny"), 0)
+def looked_at(crops: NDArray[np.uint8], *, tta: bool, error_head: bool = True) -> Predictions:
+    weights = random_weights(replace(preset("tiny"), error_head=error_head), 0)
     torch.manual_seed(0)
     for parameter in weights.network.regressor.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     look = Predictor(weights.network, ManoLayer(synthetic_hand()), batch_size=2, tta=tta)
     return look(crops, np.array([False, True, False]))
+
+
+def test_a_network_with_an_error_head_says_what_errors_it_expects_and_another_one_the_same_without() -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), np.uint8)
+    there, not_there = looked_at(crops, tta=False), looked_at(crops, tta=False, error_head=False)
+    assert there.predicted_error_mm is not None
+    assert there.predicted_joint_errors_mm is not None
+    assert (there.predicted_error_mm > 0).all()
+    assert (there.predicted_joint_errors_mm > 0).all()
+    assert there.predicted_joint_errors_mm.shape == (3, 21)
+    assert not_there.predicted_error_mm is None
+    assert not_there.predicted_joint_errors_mm is None
+    assert np.array_equal(there.joints, not_there.joints)
 
 
 def test_a_second_look_leaves_the_prediction_as_it_is_and_tells_hands_apart_by_it() -> None:

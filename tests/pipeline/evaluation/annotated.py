@@ -64,7 +64,7 @@ def annotate(
     hand_model = synthetic_hand()
     job = {
         "command": "annotate",
-        "content": {"boxes": "given", "vertices": vertices, "tta": True},
+        "content": {"model": {"error_head": True}, "boxes": "given", "vertices": vertices, "tta": True},
         "fingerprint": FINGERPRINT,
         "conventions": {
             "model": "tiny",
