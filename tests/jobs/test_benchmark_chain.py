@@ -25,52 +25,55 @@ class Chain(NamedTuple):
     submission: str | None
 
 
-CHAINS = [
+FREIHAND = Chain("freihand", partial(freihand.build, truth=True), "training", "evaluation", "pred.zip")
+OTHERS = (
     Chain("ho3d-v2", ho3d.build, "train", "evaluation", "pred.zip"),
     Chain("ho3d-v3", partial(ho3d.build, version=3), "train", "evaluation", "pred.zip"),
-    Chain("freihand", partial(freihand.build, truth=True), "training", "evaluation", "pred.zip"),
     Chain("dexycb", dexycb.build, "s1_val", "s1_val", "pred.txt"),
     Chain("fpha", fpha.build, "actions-train", "actions-test", None),
-]
-QUICK = ("freihand",)
+)
 TINY = ("--model", "tiny", "--weights", "random:0")
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    "chain",
+    "chains",
     [
-        pytest.param(chain, marks=() if chain.dataset in QUICK else pytest.mark.slow, id=chain.dataset)
-        for chain in CHAINS
+        pytest.param((FREIHAND,), id="freihand"),
+        pytest.param(OTHERS, marks=pytest.mark.slow, id="the-others-learnt-together"),
     ],
 )
-def test_a_benchmark_is_prepared_learnt_measured_and_submitted(
-    tmp_path: Path, handocc: Handocc, chain: Chain
+def test_benchmarks_are_prepared_learnt_measured_and_submitted(
+    tmp_path: Path, handocc: Handocc, chains: tuple[Chain, ...]
 ) -> None:
-    root, mano = chain.build(tmp_path / "root"), write_mano(tmp_path / "mano")
-    for split in {chain.learnt, chain.tested}:
-        prepared = handocc(
-            "prepare", chain.dataset, root, "--split", split, "--mano", mano, "--output", tmp_path / split
-        )
-        assert prepared.returncode == 0, prepared.stderr
+    mano = write_mano(tmp_path / "mano")
+    for chain in chains:
+        folder = tmp_path / chain.dataset
+        root = chain.build(folder / "root")
+        for split in {chain.learnt, chain.tested}:
+            prepared = handocc(
+                "prepare", chain.dataset, root, "--split", split, "--mano", mano, "--output", folder / split
+            )
+            assert prepared.returncode == 0, prepared.stderr
 
-    run = tmp_path / "run"
+    run, right = tmp_path / "run", ("--mano", mano / "MANO_RIGHT.pkl")
+    learnt = [f"{tmp_path}/{chain.dataset}/{chain.learnt}/*.tar" for chain in chains]
     options = "--model tiny --epochs 1 --batch-size 4 --micro-batch 2".split()
-    right = ("--mano", mano / "MANO_RIGHT.pkl")
-    trained = handocc("train", f"{tmp_path}/{chain.learnt}/*.tar", "--output", run, *options, *right)
+    trained = handocc("train", *learnt, "--output", run, *options, *right)
     assert trained.returncode == 0, trained.stderr
 
-    scores = tmp_path / "scores"
-    data = ("--data", f"{tmp_path}/{chain.tested}/*.tar", "--dataset", chain.dataset)
-    measured = handocc(
-        "evaluate", *data, "--weights", run / "weights" / "last.safetensors", *right, "--output", scores
-    )
-    assert measured.returncode == 0, measured.stderr
-    metrics = json.loads((scores / "metrics.json").read_text())
-    assert metrics["hands"]["measured"] > 0
-    assert 0 < metrics["metrics"]["pa_mpjpe_mm"]["mean"] < metrics["metrics"]["mpjpe_mm"]["mean"]
-    submission = scores / "submission"
-    assert [path.name for path in submission.glob("*")] == ([chain.submission] if chain.submission else [])
+    for chain in chains:
+        folder = tmp_path / chain.dataset
+        data = ("--data", f"{folder}/{chain.tested}/*.tar", "--dataset", chain.dataset)
+        weights = ("--weights", run / "weights" / "last.safetensors")
+        measured = handocc("evaluate", *data, *weights, *right, "--output", folder / "scores")
+        assert measured.returncode == 0, measured.stderr
+        metrics = json.loads((folder / "scores" / "metrics.json").read_text())
+        assert metrics["hands"]["measured"] > 0
+        assert 0 < metrics["metrics"]["pa_mpjpe_mm"]["mean"] < metrics["metrics"]["mpjpe_mm"]["mean"]
+        submission = folder / "scores" / "submission"
+        expected = [chain.submission] if chain.submission else []
+        assert [path.name for path in submission.glob("*")] == expected
 
 
 @pytest.mark.slow

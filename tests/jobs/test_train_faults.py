@@ -43,13 +43,12 @@ def good(shards: Path) -> Path:
     return sorted(shards.glob("*.tar"))[0]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
-    tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]], workers: str
+    tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]
 ) -> None:
     changed(good, tmp_path / "in" / "a.tar", {})
     # Three steps an epoch.
-    small = ("--batch-size", "4", "--micro-batch", "2", "--workers", workers)
+    small = ("--batch-size", "4", "--micro-batch", "2", "--workers", "2")
     assert train(*small, "--steps", "1")[0] == 0
     kept = list((tmp_path / "out" / "run").glob("checkpoint_20*/state.pt"))
     status, said = train(*small, "--steps", "20", "--resume", "--learning-rate", "1e12")
