@@ -34,7 +34,9 @@ EVALUATION = "evaluation"
 class Options:
     """Learns from labelled shards what an annotation's quality columns say of its error, and how well they say it."""
 
-    predictions: str = option(help="an output of annotate (--boxes given) of these shards; better with --tta")
+    predictions: str = option(
+        help="an output of annotate (--boxes given) of these shards; with --tta it learns a second curve"
+    )
     data: tuple[str, ...] = option(help="the labelled shards: what prepare or synthesize wrote")
     output: str = option(
         help="folder or URI that takes calibration.json, metrics.json, the diagrams and the weights"
@@ -166,12 +168,10 @@ def _graded(options: Options, predicted: Predicted, output: str) -> GradedHands:
 
 
 def _names(predicted: Predicted) -> list[tuple[str, ...]]:
-    """Returns the features of each curve that can be learnt, of which each begins with those of the one before."""
+    """Returns the features of each curve that can be learnt; a curve's are the first of the next one's."""
     content = predicted.job["content"]
-    head = bool(content["model"].get("error_head"))
-    return [
-        feature_names(error_head=head, tta=tta) for tta in ((False, True) if content["tta"] else (False,))
-    ]
+    head = content["model"].get("error_head", False)
+    return [feature_names(error_head=head, tta=tta) for tta in sorted({False, content["tta"]})]
 
 
 def _learn(options: Options, predicted: Predicted, graded: GradedHands) -> tuple[Calibration, list[HeldOut]]:

@@ -1,4 +1,5 @@
-"""What training minimises: the authors' five terms, ours on heatmaps and distances, each masked where a label lacks.
+"""What training minimises: the authors' five terms, ours on heatmaps, distances and predicted errors, each masked where
+a label lacks.
 
 B batch, V = 778 vertices, 21 = joints in the simple order, 16 = MANO's rotations, H and W cells of a heatmap.
 """
@@ -38,6 +39,7 @@ class LossWeights:
 
 
 FLOOR_MM = 0.2  # of the error head's targets, whose logarithms would run away below
+SQUARES_BELOW = 0.3  # of the logarithms, that is a factor of 1.35: an error is partly chance
 
 # `release`: the published code's weights (reference: RELEASE_NETWORK section 2). `paper`: "the sum of L2 distances on
 # H, θ, β, V, J3D"; it gives no weights, so what both have in common has the published ones, and the heatmaps get
@@ -93,9 +95,9 @@ def losses(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossW
     distances: how far the vertices, and how far the joints, of a posed hand are from the labelled one's, on average, in
     metres with the wrist at the origin; both averages are added. articulation: the same of both hands turned back to no
     global rotation, so that only the fingers and the shape count. Both need a labelled pose.
-    expected_errors: of a network with an error head, whatever the weights: the logarithms of the errors that it
-    expects against those of the joints that it gives, as they are after Procrustes alignment, below `FLOOR_MM` taken as
-    that. It reaches the head alone.
+    predicted_errors: of a network with an error head, always with weight 1: the logarithms of the errors that it
+    predicts against those of the joints that it gives, as they are after Procrustes alignment, at least `FLOOR_MM`. It
+    reaches the head alone, which learns the middle of the errors rather than their mean.
     """
     dtype = mano.v_template.dtype
     with torch.autocast(output.betas.device.type, enabled=False):
@@ -128,8 +130,8 @@ def _typed(targets: Targets, dtype: torch.dtype) -> Targets:
 def _terms(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossWeights) -> dict[str, Tensor]:
     mano_weight_B = targets.weight_B * targets.has_mano_B
     terms = {}
-    expects_errors = output.expected_errors.shape[1] > 0
-    if weights.vertices or weights.joints or weights.distances or weights.articulation or expects_errors:
+    predicts_errors = output.predicted_log_errors.shape[1] > 0
+    if weights.vertices or weights.joints or weights.distances or weights.articulation or predicts_errors:
         predicted = _predicted_hand(output, mano)
         with torch.no_grad():
             labelled = mano(axis_angle_to_rotation(targets.pose_B16x3), targets.betas_B10)
@@ -148,9 +150,9 @@ def _terms(output: HandOutput, targets: Targets, mano: ManoLayer, weights: LossW
             turn, true_turn = output.rotations[:, 0], axis_angle_to_rotation(targets.pose_B16x3[:, 0])
             errors = _distances([(found @ turn, wanted @ true_turn) for found, wanted in pairs])
             terms["articulation"] = weights.articulation * _mean(errors, mano_weight_B, targets.has_mano_B)
-        if expects_errors:
-            errors, has_joints_B = _expectation_errors(output, predicted, labelled, targets)
-            terms["expected_errors"] = _mean(errors, targets.weight_B * has_joints_B, has_joints_B)
+        if predicts_errors:
+            errors, has_joints_B = _prediction_errors(output, predicted, labelled, targets)
+            terms["predicted_errors"] = _mean(errors, targets.weight_B * has_joints_B, has_joints_B)
     if weights.pose:
         errors = _pose_errors(output, targets, mano, weights.pose_form)
         terms["pose"] = weights.pose * _mean(errors, mano_weight_B, targets.has_mano_B)
@@ -202,10 +204,10 @@ def _joint_errors(predicted: ManoOutput, labelled: ManoOutput, targets: Targets)
     return difference.square().mean((1, 2)), targets.has_mano_B | targets.has_joints_3d_B
 
 
-def _expectation_errors(
+def _prediction_errors(
     output: HandOutput, predicted: ManoOutput, labelled: ManoOutput, targets: Targets
 ) -> tuple[Tensor, Tensor]:
-    """How wrong the logarithms (B,) of the expected errors are, and for whom that is known."""
+    """How wrong the logarithms of the predicted errors are (B,), and for whom that is known."""
     with torch.no_grad():
         wanted = torch.where(
             targets.has_mano_B[:, None, None], labelled.joints_B21x3, targets.joints_3d_B21x3
@@ -213,8 +215,9 @@ def _expectation_errors(
         joints_mm_B21 = 1000 * aligned_distances(predicted.joints_B21x3, wanted)
         both = torch.cat([joints_mm_B21.mean(1, keepdim=True), joints_mm_B21], dim=1)
         true_B22 = both.clamp_min(FLOOR_MM).log()
-    # Squares up to a factor of 1.35, and no more beyond: an error is partly chance.
-    errors_B22 = functional.smooth_l1_loss(output.expected_errors.log(), true_B22, reduction="none", beta=0.3)
+    errors_B22 = functional.smooth_l1_loss(
+        output.predicted_log_errors, true_B22, reduction="none", beta=SQUARES_BELOW
+    )
     has_joints_B = targets.has_mano_B | targets.has_joints_3d_B
     return errors_B22[:, 0] + errors_B22[:, 1:].mean(1), has_joints_B
 

@@ -36,8 +36,8 @@ class Predictions:
     Metres with the wrist at the origin and camera axes (x right, y down, z away); axis-angle in radians,
     absolute (mean pose included); joints_2d in [0, 1] of the crop as it was given (not mirrored back).
     confidence: mean of joint_confidence, the mass of a joint's heatmap in the 3x3 cells round its peak.
-    predicted_error_mm, predicted_joint_errors_mm: what the network expects of its own PA-MPJPE, and of every joint's
-    error after Procrustes alignment; None of a network without an error head.
+    predicted_error_mm, predicted_joint_errors_mm: PA-MPJPE, and every joint's error after Procrustes alignment, as the
+    network predicts them, about as often too low as too high; None of a network without an error head.
     heatmap_entropy: of the joints' heatmaps, their mean, as a share of a flat heatmap's (0 to 1).
     flip_error_mm, shift_error_mm: how far the joints move, on average over the 21, wrist on wrist, when the network
     sees the crop mirrored, and moved and scaled a little (`SHIFTS`); None unless the predictor was asked for them.
@@ -129,9 +129,10 @@ class Predictor:
             "confidence": joint_confidence_BJ.mean(dim=1),
             "heatmap_entropy": entropy_share(output.heatmaps.float()).mean(dim=1),
         }
-        if output.expected_errors.shape[1]:
-            result["predicted_error_mm"] = output.expected_errors[:, 0]
-            result["predicted_joint_errors_mm"] = output.expected_errors[:, 1:]
+        if output.predicted_log_errors.shape[1]:
+            errors_mm_B22 = output.predicted_log_errors.float().exp().clamp(max=FARTHEST_MM)
+            result["predicted_error_mm"] = errors_mm_B22[:, 0]
+            result["predicted_joint_errors_mm"] = errors_mm_B22[:, 1:]
         if self.tta:
             # Compared as the right hands that the network saw.
             flipped = self._pose(self._look(images_B3HW.flip(3))).joints_B21x3

@@ -70,11 +70,12 @@ ANNOTATIONS = pa.schema(
         pa.field("confidence", pa.float32(), nullable=False),
         pa.field("joint_confidence", _vector(21), nullable=False),
         pa.field("mesh", pa.string()),
+        # What a network with an error head predicts of its own errors.
+        pa.field("predicted_error_mm", pa.float32()),
+        pa.field("predicted_joint_errors_mm", pa.list_(pa.float32())),
         # What `pipeline.quality` says of the hand; none of it needs a label.
         pa.field("crop_outside", pa.float32()),
         pa.field("sharpness", pa.float32()),
-        pa.field("predicted_error_mm", pa.float32()),
-        pa.field("predicted_joint_errors_mm", pa.list_(pa.float32())),
         pa.field("heatmap_entropy", pa.float32()),
         pa.field("reprojection_error", pa.float32()),
         pa.field("bone_deviation", pa.float32()),

@@ -1,4 +1,4 @@
-"""What the network expects of its own errors, joint by joint; neither the paper nor the published network has it.
+"""What the network predicts of its own errors, joint by joint; neither the paper nor the published network has it.
 
 B batch, C channels, H and W cells, J = 21 joints, D width of a token.
 """
@@ -16,8 +16,7 @@ from model.handoccnet.regressor import Parameters
 WIDTH = 96
 LAYERS = 2
 HEADS = 4
-START_MM = 10.0  # what an untrained head expects
-MOST_MM = 1000.0
+START_MM = 10.0  # what an untrained head predicts
 
 _SHAPE = 9  # numbers that say how a joint's heatmap looks, and where it lies
 
@@ -26,8 +25,9 @@ class ErrorHead(nn.Module):
     """Reads the evidence of every joint, and gives the error that the hand and each joint will have.
 
     One token per joint (the features at its place, the shape of its heatmap) and one for the hand (the regressor's
-    vector, pose and shape) go through a transformer. What it reads is detached: learning it changes nothing else. It
-    has no dropout, so that a run that goes on from a checkpoint takes the steps that it would have taken.
+    pooled maps, pose and shape) go through a transformer. No gradient goes from here to what it reads; its own counts
+    in a clipped norm. It has no dropout, so that a run that goes on from a checkpoint takes the steps that it would
+    have taken, and under autocast it stays in float32: it is small.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -48,26 +48,27 @@ class ErrorHead(nn.Module):
         nn.init.constant_(self.error.bias, math.log(START_MM))
 
     def forward(self, heat: Heatmaps, necessity_map_B1HW: Tensor, parameters: Parameters) -> Tensor:
-        """Return the expected PA errors (B, 1 + J) in mm: the mean over the hand's joints, then each joint's."""
-        joints_BJF = joint_evidence(heat, necessity_map_B1HW).detach()
-        return self.expect(joints_BJF, hand_evidence(parameters).detach())
+        """Return the logarithms (B, 1 + J) of PA errors in mm: of the mean over the joints, then of each joint's."""
+        with torch.autocast(heat.heatmaps.device.type, enabled=False):
+            with torch.no_grad():
+                joints_BJF = joint_evidence(heat, necessity_map_B1HW)
+                hand_BG = hand_evidence(parameters)
+            return self.judge(joints_BJF, hand_BG)
 
-    def expect(self, joints_BJF: Tensor, hand_BG: Tensor) -> Tensor:
-        """Return what `forward` does, from the evidence itself."""
+    def judge(self, joints_BJF: Tensor, hand_BG: Tensor) -> Tensor:
+        """Return what `forward` does, from the evidence."""
         joints_BJF = self.joint_norm(joints_BJF.flatten(0, 1)).view(joints_BJF.shape)
         tokens = torch.cat([self.hand(self.hand_norm(hand_BG))[:, None], self.joint(joints_BJF)], dim=1)
         logarithms: Tensor = self.error(self.norm(self.layers(tokens + self.place)))
-        # Under autocast the last layer may give bfloat16.
-        logarithms = logarithms.squeeze(2).to(torch.promote_types(logarithms.dtype, torch.float32))
-        return logarithms.clamp(max=math.log(MOST_MM)).exp()
+        return logarithms.squeeze(2)
 
 
 def joint_evidence(heat: Heatmaps, necessity_map_B1HW: Tensor) -> Tensor:
     """Return what the maps say of each joint, (B, J, C + 9)."""
     heatmaps, joints_BJ2 = heat.heatmaps, heat.joints_2d
     grid = 2 * joints_BJ2[:, :, None] - 1
-    features_BJC = _at(heat.encoding, grid.to(heat.encoding.dtype))
-    necessity_BJ1 = _at(necessity_map_B1HW, grid.to(necessity_map_B1HW.dtype))
+    features_BJC = _at(heat.encoding.to(grid.dtype), grid)
+    necessity_BJ1 = _at(necessity_map_B1HW.to(grid.dtype), grid)
     own = functional.grid_sample(
         heatmaps.flatten(0, 1)[:, None], grid.flatten(0, 1)[:, None], align_corners=False
     )
@@ -82,13 +83,13 @@ def joint_evidence(heat: Heatmaps, necessity_map_B1HW: Tensor) -> Tensor:
     numbers = [peak_mass(heatmaps), entropy_share(heatmaps), (own.view(spread_x.shape) + 1e-4).log()]
     numbers += [spread_x, spread_y, size_BJ, *from_centre_BJ2.unbind(2)]
     shape = torch.stack(numbers, dim=2)
-    return torch.cat([features_BJC.to(shape.dtype), necessity_BJ1.to(shape.dtype), shape], dim=2)
+    return torch.cat([features_BJC, necessity_BJ1, shape], dim=2)
 
 
 def hand_evidence(parameters: Parameters) -> Tensor:
     """Return what the regressor says of the hand, (B, G)."""
     six_d = parameters.rotations[..., :2].flatten(1)
-    return torch.cat([part.to(six_d.dtype) for part in (parameters.vector, six_d, parameters.betas)], dim=1)
+    return torch.cat([part.to(six_d.dtype) for part in (parameters.pooled, six_d, parameters.betas)], dim=1)
 
 
 def _at(map_BCHW: Tensor, grid_BJ12: Tensor) -> Tensor:

@@ -38,9 +38,7 @@ class HandOutput(NamedTuple):
     heatmaps: Tensor  # (B, 21, H, W), each sums to 1
     joints_2d: Tensor  # (B, 21, 2) x, y in [0, 1] of the crop
     necessity_map: Tensor  # (B, 1, H, W) in [0, 1]
-    expected_errors: (
-        Tensor  # (B, 22) mm: PA-MPJPE, then each joint's PA error; (B, 0) of a network without an error head
-    )
+    predicted_log_errors: Tensor  # (B, 22) logarithms of mm, see ErrorHead; (B, 0) of a network without one
 
 
 class FeatureMaps(NamedTuple):
@@ -87,9 +85,9 @@ class HandOccNet(nn.Module):
         heat = self.heatmap_head(maps.enhanced)
         parameters = self.regressor(maps.enhanced, heat.encoding, heat.heatmaps)
         if self.error_head is None:
-            expected_errors = parameters.betas.new_empty(len(images_B3HW), 0)
+            predicted_log_errors = parameters.betas.new_empty(len(images_B3HW), 0)
         else:
-            expected_errors = self.error_head(heat, maps.necessity_map, parameters)
+            predicted_log_errors = self.error_head(heat, maps.necessity_map, parameters)
         return HandOutput(
             rotations=parameters.rotations,
             axis_angle=parameters.axis_angle,
@@ -97,7 +95,7 @@ class HandOccNet(nn.Module):
             heatmaps=heat.heatmaps,
             joints_2d=heat.joints_2d,
             necessity_map=maps.necessity_map,
-            expected_errors=expected_errors,
+            predicted_log_errors=predicted_log_errors,
         )
 
     def feature_maps(self, images_B3HW: Tensor) -> FeatureMaps:

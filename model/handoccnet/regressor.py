@@ -17,7 +17,7 @@ class Parameters(NamedTuple):
     rotations: Tensor  # (B, 16, 3, 3)
     axis_angle: Tensor  # (B, 16, 3)
     betas: Tensor  # (B, 10)
-    vector: Tensor  # (B, 4C) what the maps were pooled to, before the fully connected layers
+    pooled: Tensor  # (B, 4 × regressor channels) what the fully connected layers read
 
 
 class ConcatEntry(nn.Module):

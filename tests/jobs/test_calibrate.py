@@ -134,6 +134,10 @@ def test_a_calibration_is_learnt_shown_kept_in_the_weights_and_written_by_annota
     assert calibrated["joints"] == plainly["joints"]
     assert (calibrated["predicted_error_mm"].to_numpy() > 0).all()
     assert {len(row) for row in calibrated["predicted_joint_errors_mm"].to_pylist()} == {21}
+    headless = random_weights(replace(preset("tiny"), error_head=False), 0)
+    of_another = written(headless, shards, tmp_path / "headless")
+    assert of_another.schema == plainly.schema.with_metadata(of_another.schema.metadata)
+    assert of_another["predicted_joint_errors_mm"].null_count == of_another.num_rows
     rows = np.stack([calibrated[name].to_numpy() for name in ("confidence", "expected_error_mm")])
     confidence, expected = rows[:, np.argsort(rows[0])]
     assert ((confidence >= 0) & (confidence <= 1)).all()

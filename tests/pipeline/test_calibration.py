@@ -108,6 +108,11 @@ def test_a_second_look_is_used_where_there_is_one() -> None:
     assert "flip_error_mm" not in calibration().describe(tta=False)
 
 
+def test_what_a_network_does_not_say_is_not_asked_for() -> None:
+    assert set(PLAIN) - set(feature_names(error_head=False, tta=False)) == {"predicted_error_mm"}
+    assert set(WITH_TTA) - set(feature_names(error_head=False, tta=True)) == {"predicted_error_mm"}
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [

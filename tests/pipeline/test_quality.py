@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from model.config import preset
 from model.crop import crop_affine, crop_image, to_uint8
+from model.handoccnet.heatmaps import entropy_share
 from model.mano.anatomy import anatomy_of, bone_deviation, joint_limit_excess
 from model.mano.layer import ManoLayer, wrist_relative
 from model.mano.poses import NAMED_POSES, finger_angles, named_pose, pose_from_angles, random_pose
 from model.mano.synthetic import synthetic_hand
-from model.predictor import Predictions, Predictor, entropy_share, moved
+from model.predictor import Predictions, Predictor, moved
 from model.rotations import axis_angle_to_rotation
 from model.weights import random_weights
 from pipeline.columns import fixed_lists

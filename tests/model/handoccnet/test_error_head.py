@@ -10,7 +10,7 @@ from model.handoccnet.network import build_network
 def test_it_reaches_its_own_parameters_alone() -> None:
     torch.manual_seed(0)
     network = build_network(preset("tiny")).train()
-    network(torch.rand(2, 3, 128, 128)).expected_errors.log().sum().backward()
+    network(torch.rand(2, 3, 128, 128)).predicted_log_errors.sum().backward()
     reached = {
         name.split(".")[0] for name, parameter in network.named_parameters() if parameter.grad is not None
     }
@@ -31,13 +31,13 @@ def test_it_learns_which_joints_are_wrong_and_so_which_hands() -> None:
 
     for _ in range(100):
         joints, hands, errors_mm = made(64)
-        loss = (head.expect(joints, hands).log() - errors_mm.log()).abs().mean()
+        loss = (head.judge(joints, hands) - errors_mm.log()).abs().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     head.eval()
     joints, hands, errors_mm = made(200)
     with torch.no_grad():
-        expected = head.expect(joints, hands)
-    assert torch.corrcoef(torch.stack([expected[:, 0], errors_mm[:, 0]]))[0, 1] > 0.5
-    assert torch.corrcoef(torch.stack([expected[:, 1:].flatten(), errors_mm[:, 1:].flatten()]))[0, 1] > 0.5
+        predicted = head.judge(joints, hands).exp()
+    assert torch.corrcoef(torch.stack([predicted[:, 0], errors_mm[:, 0]]))[0, 1] > 0.5
+    assert torch.corrcoef(torch.stack([predicted[:, 1:].flatten(), errors_mm[:, 1:].flatten()]))[0, 1] > 0.5

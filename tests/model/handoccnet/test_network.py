@@ -22,7 +22,7 @@ def _assert_sound(output: HandOutput, config: ModelConfig, batch: int) -> None:
         "heatmaps": (batch, 21, cells, cells),
         "joints_2d": (batch, 21, 2),
         "necessity_map": (batch, 1, cells, cells),
-        "expected_errors": (batch, 22 if config.error_head else 0),
+        "predicted_log_errors": (batch, 22 if config.error_head else 0),
     }
     assert {name: tuple(value.shape) for name, value in output._asdict().items()} == shapes
     assert all(torch.isfinite(value).all() for value in output)
@@ -42,7 +42,7 @@ def _trains(config: ModelConfig) -> None:
     output = network(_images(config, 2))
     _assert_sound(output, config, 2)
     loss = output.joints_2d.square().sum() + output.betas.square().sum() + output.axis_angle[:, 0].sum()
-    (loss + output.rotations[:, :, 0].sum() + output.expected_errors.sum()).backward()
+    (loss + output.rotations[:, :, 0].sum() + output.predicted_log_errors.sum()).backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert silent == []
 

@@ -59,6 +59,6 @@ def _random_output(count: int, cells: int) -> HandOutput:
         "axis_angle": torch.randn(count, 16, 3, generator=made) * 0.3,
         "betas": torch.randn(count, 10, generator=made),
         "necessity_map": torch.rand(count, 1, cells, cells, generator=made),
-        "expected_errors": 5 + 10 * torch.rand(count, 22, generator=made),
+        "predicted_log_errors": 2 + torch.rand(count, 22, generator=made),
     }
     return HandOutput(**{name: values[name].detach().requires_grad_() for name in HandOutput._fields})
