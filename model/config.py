@@ -44,7 +44,7 @@ class ModelConfig:
     feature_norm: bool = (
         False  # batch norms on F, before SET and after it; neither paper nor release has them
     )
-    error_head: bool = False  # the network says what errors it expects; neither paper nor release does
+    error_head: bool = False  # the network predicts its own errors; neither paper nor release does
     necessity: Necessity
     heads: int  # of every attention; keys have channels / heads numbers
     position_embedding: bool

@@ -164,7 +164,7 @@ def looked_at(crops: NDArray[np.uint8], *, tta: bool, error_head: bool = True) -
     return look(crops, np.array([False, True, False]))
 
 
-def test_a_network_with_an_error_head_says_what_errors_it_expects_and_another_one_the_same_without() -> None:
+def test_a_network_with_an_error_head_predicts_its_errors_and_one_without_is_otherwise_the_same() -> None:
     crops = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), np.uint8)
     there, not_there = looked_at(crops, tta=False), looked_at(crops, tta=False, error_head=False)
     assert there.predicted_error_mm is not None
