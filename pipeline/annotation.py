@@ -5,24 +5,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from model.crop import CropRule
 from model.mano.anatomy import anatomy_of
 from model.mano.asset import HandModel
 from model.mano.joints import JOINT_NAMES
-from model.mano.layer import ManoLayer
-from model.predictor import Precision, Predictor
+from model.predictor import Precision
 from model.weights import LoadedWeights
 from pipeline.boxes.box_source import BoxSource
 from pipeline.calibration import Calibration
 from pipeline.fingerprint import fingerprint_of
-from pipeline.flow import Flow, Stage, Step, Workers
+from pipeline.flow import Flow, Stage, Workers, as_it_is
 from pipeline.intrinsics import CameraRule
 from pipeline.records import SCHEMA_VERSION
 from pipeline.sources.sampling import Sampling
 from pipeline.stages.decode_and_crop import DecodeAndCrop
-from pipeline.stages.infer import Infer
+from pipeline.stages.infer import make_infer
 from pipeline.stages.place import Place
 from pipeline.stages.score import Score
 from pipeline.stages.write import Write
@@ -154,35 +152,12 @@ class Annotation:
         return Flow(
             "annotate",
             (
-                Stage("decode_and_crop", functools.partial(_itself, crop), cpus=workers.task_cpus),
+                Stage("decode_and_crop", functools.partial(as_it_is, crop), cpus=workers.task_cpus),
                 Stage(
                     "infer", infer, cpus=workers.actor_cpus, gpus=workers.actor_gpus, actors=workers.actors
                 ),
-                Stage("place", functools.partial(_itself, Place()), cpus=WRITE_CPUS),
-                Stage("score", functools.partial(_itself, score), cpus=WRITE_CPUS),
-                Stage("write", functools.partial(_itself, write), cpus=WRITE_CPUS),
+                Stage("place", functools.partial(as_it_is, Place()), cpus=WRITE_CPUS),
+                Stage("score", functools.partial(as_it_is, score), cpus=WRITE_CPUS),
+                Stage("write", functools.partial(as_it_is, write), cpus=WRITE_CPUS),
             ),
         )
-
-
-def _itself(step: Step) -> Step:
-    return step
-
-
-def make_infer(
-    weights: LoadedWeights,
-    hand_model: HandModel,
-    *,
-    device: str,
-    precision: Precision,
-    batch_size: int,
-    threads: int,
-    tta: bool,
-) -> Infer:
-    """Builds the stage that holds the model, in the worker where it will run."""
-    torch.set_num_threads(threads)
-    layer = ManoLayer(hand_model)
-    predictor = Predictor(
-        weights.network, layer, device=device, precision=precision, batch_size=batch_size, tta=tta
-    )
-    return Infer(predictor)

@@ -6,12 +6,12 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pipeline.errors import HandoccError, Interrupted, StorageError
@@ -143,6 +143,41 @@ def calm() -> None:
     context.print_on_execution_start = False
     # What goes wrong comes as an exception.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def read_ahead(
+    function: Callable[[Item], Row], items: Sequence[Item], *, cpus: float, share_of_store: float
+) -> Iterator[Row]:
+    """Yields the function's row of each item, in order, while Ray Data's tasks work on the next ones.
+
+    cpus: what each of them claims. share_of_store: how much of Ray's object store may be full of rows that wait;
+    what does not fit goes to disk.
+    """
+    if not items:
+        return
+    calm()
+    context = DataContext.get_current()
+    context.target_max_block_size = None
+    context.execution_options.preserve_order = True
+    store = ray.cluster_resources().get("object_store_memory", 0.0)
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=share_of_store * store
+    )
+    shared = {"function": ray.put(function), "items": ray.put(items)}
+    numbers = [{"number": number} for number in range(len(items))]
+    dataset = ray.data.from_items(numbers, override_num_blocks=len(items))
+    yield from dataset.map(_row_of, fn_kwargs=shared, num_cpus=cpus).iter_rows()
+
+
+def _row_of(row: Row, function: Any, items: Any) -> Row:
+    result: Row = _unpacked(function)(_unpacked(items)[row["number"]])
+    return result
+
+
+@functools.lru_cache(maxsize=4)
+def _unpacked(reference: Any) -> Any:
+    """What lies in the object store: unpacking it takes longer than a task's work, where items are many."""
+    return ray.get(reference)
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

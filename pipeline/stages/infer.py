@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from model.crop import joints_to_image
-from model.predictor import Predictions, Predictor
+from model.mano.asset import HandModel
+from model.mano.layer import ManoLayer
+from model.predictor import Precision, Predictions, Predictor
+from model.weights import LoadedWeights
 from pipeline.columns import fixed_lists
 from pipeline.errors import DataError
 from pipeline.records import ANNOTATIONS, HANDS, Counts, UnitRecord, no_crops
@@ -35,6 +39,25 @@ class Infer:
             record, hands=annotations, ledger=ledger, crops=no_crops(size), counts=Counts.of_ledger(ledger)
         )
         return done.timed("infer", time.perf_counter() - started)
+
+
+def make_infer(
+    weights: LoadedWeights,
+    hand_model: HandModel,
+    *,
+    device: str,
+    precision: Precision,
+    batch_size: int,
+    threads: int,
+    tta: bool,
+) -> Infer:
+    """Builds the stage that holds the model, in the worker where it will run."""
+    torch.set_num_threads(threads)
+    layer = ManoLayer(hand_model)
+    predictor = Predictor(
+        weights.network, layer, device=device, precision=precision, batch_size=batch_size, tta=tta
+    )
+    return Infer(predictor)
 
 
 def annotate(hands: pa.Table, predictions: Predictions, crop_size: int) -> pa.Table:

@@ -96,6 +96,10 @@ class WindowReader:
         )
         return ReadWindow(samples.select(rng.permutation(order)), tuple(skipped))
 
+    def row(self, window: Window) -> dict[str, Any]:
+        """Returns a window's samples as one row of a dataset."""
+        return self(window).to_row()
+
     def _pictures(self, piece: Piece) -> Iterator[tuple[int, Sample]]:
         """Yields the pictures of a piece, each with its number in the epoch."""
         unit = self.segments[piece.segment]

@@ -1,5 +1,8 @@
 """One flow, two runners: Ray Data and the trivial one write the same bytes."""
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,15 @@ def test_both_runners_write_the_same_bytes(tmp_path: Path, shards: Path) -> None
     assert written[0].keys() == written[1].keys()
     assert len(written[0]) == 6 * 3 + 2
     assert written[0] == written[1]
+
+
+def test_only_workers_that_hold_a_network_load_torch() -> None:
+    read = "import pickle, sys; pickle.load(sys.stdin.buffer)(); print('torch' in sys.modules)"
+    for stage in job().flow("out", WORKERS, batch_size=4).stages:
+        worker = subprocess.run(
+            [sys.executable, "-c", read], input=pickle.dumps(stage.make), capture_output=True, check=True
+        )
+        assert worker.stdout.decode().strip() == str(stage.name == "infer"), stage.name
 
 
 def test_every_machine_keeps_a_cpu_for_tasks() -> None:
