@@ -3,8 +3,10 @@
 import functools
 import json
 import logging
-import re
+import pickle
 import time
+import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -13,17 +15,30 @@ import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.errors import HandoccError, Interrupted, StorageError
 from pipeline.flow import Flow, Stage, Step
 from pipeline.records import Counts, Unit, UnitRecord, from_ipc, to_ipc
 
 TASKS_AHEAD = 256
+# How often a unit is begun again when its worker dies, a lost node's included.
+RETRIES = 2
+# Over more units than these it is not the data that workers die of.
+DEADLY_AT_MOST = 64
+# A cluster may wait for machines as long; Ray Data's own half an hour would end a job that waits for spot capacity.
+NO_PROGRESS_S = 6 * 3600.0
+# The column that a row has instead of all others when its stage raised.
+FAILED = "failed"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Row = dict[str, Any]
-_STORAGE_ERROR = re.compile(rf"^{StorageError.__module__}\.{StorageError.__qualname__}: (.+)$", re.MULTILINE)
+
+
+class StageFailed(Exception):  # noqa: N818
+    """A bug in a stage; the message is its traceback."""
 
 
 def to_row(record: UnitRecord) -> Row:
@@ -39,9 +54,9 @@ def to_row(record: UnitRecord) -> Row:
 
 
 def from_row(row: Row) -> UnitRecord:
-    """Returns the record of a row; at the start a row holds nothing but its unit."""
-    if len(row) == 1:
-        return UnitRecord(Unit(**json.loads(row["unit"])))
+    """Returns the record of a row; at the start a row holds nothing but its unit and whether workers died over it."""
+    if "ledger" not in row:
+        return UnitRecord(Unit(**json.loads(row["unit"])), deadly=bool(row["deadly"]))
     return UnitRecord(
         unit=Unit(**json.loads(row["unit"])),
         ledger=from_ipc(row["ledger"]),
@@ -59,7 +74,7 @@ class _Actor:
         self.step: Step = ray.get(make)()
 
     def __call__(self, row: Row) -> Row:
-        return to_row(self.step(from_row(row)))
+        return _advance(lambda: self.step, row)
 
 
 @functools.cache
@@ -69,20 +84,45 @@ def _made(make: Any) -> Step:
 
 
 def _task(row: Row, make: Any) -> Row:
-    return to_row(_made(make)(from_row(row)))
+    return _advance(functools.partial(_made, make), row)
+
+
+def _advance(step: Callable[[], Step], row: Row) -> Row:
+    """Returns the row behind a step, or one with what it raised: Ray Data shall pass over dead workers only."""
+    if FAILED in row:
+        return row
+    try:
+        return to_row(step()(from_row(row)))
+    except HandoccError as error:
+        return {"unit": row["unit"], FAILED: pickle.dumps(error)}
+    except Exception:  # noqa: BLE001 - the driver raises it
+        return {"unit": row["unit"], FAILED: pickle.dumps(StageFailed(traceback.format_exc()))}
+
+
+def _map(dataset: Any, function: Any, **options: Any) -> Any:
+    """Maps rows as Ray Data does, which has no named option for retries yet and warns of all others.
+
+    `ray_remote_args_fn` would take them, but would keep stages from being fused.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return dataset.map(function, **options)
 
 
 def _add_stage(dataset: Any, stage: Stage) -> Any:
     # What a stage is made of may be large (weights): it lies once in the object store.
     make = ray.put(stage.make)
     if stage.actors is None:
-        return dataset.map(_task, fn_kwargs={"make": make}, num_cpus=stage.cpus)
+        return _map(dataset, _task, fn_kwargs={"make": make}, num_cpus=stage.cpus, max_retries=RETRIES)
     least, most = stage.actors
-    return dataset.map(
+    return _map(
+        dataset,
         _Actor,
         fn_constructor_args=(make,),
         num_cpus=stage.cpus,
         num_gpus=stage.gpus or None,
+        max_restarts=-1,
+        max_task_retries=RETRIES,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
     )
 
@@ -90,32 +130,61 @@ def _add_stage(dataset: Any, stage: Stage) -> Any:
 def run(flow: Flow, units: Iterable[Unit]) -> Iterator[UnitRecord]:
     """Yields each unit's record when it has passed every stage, in the order in which they finish.
 
+    Units over which workers die pass the stages once more behind all others, marked as deadly.
+
     Raises:
-        Interrupted: storage gave out under a stage, or fewer units came out than went in.
+        ConfigError, Exception: what a stage raised.
+        Interrupted: storage gave out under a stage, workers die of what is no sample's fault, or nothing moves.
     """
+    left = {unit.unit_id: unit for unit in units}
+    for deadly in (False, True):
+        for record in _pass(flow, list(left.values()), deadly=deadly):
+            del left[record.unit.unit_id]
+            yield record
+        if not left:
+            return
+    raise Interrupted(
+        f"workers died {RETRIES + 1} times, and again alone, over {len(left)} units: {', '.join(sorted(left)[:3])}"
+    )
+
+
+def _pass(flow: Flow, units: Sequence[Unit], *, deadly: bool) -> Iterator[UnitRecord]:
+    """Yields the records of all units but those over which workers died."""
+    if not units:
+        return
     calm()
     context = DataContext.get_current()
     # A block holds one unit: it must be neither split nor merged.
     context.target_max_block_size = None
-    rows = [{"unit": unit.to_json()} for unit in units]
-    if not rows:
-        return
+    context.max_errored_blocks = DEADLY_AT_MOST
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    rows = [{"unit": unit.to_json(), "deadly": deadly} for unit in units]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage in flow.stages:
         dataset = _add_stage(dataset, stage)
-    finished = 0
     try:
         for row in dataset.iter_rows():
-            finished += 1
+            if FAILED in row:
+                raise pickle.loads(row[FAILED])
             yield from_row(row)
-    except ray.exceptions.RayTaskError as error:
-        # Ray hands on what a stage raised as text only.
-        told = _STORAGE_ERROR.search(str(error))
-        if told is None:
-            raise
-        raise Interrupted(told[1]) from error
-    if finished < len(rows):
-        raise Interrupted(f"Ray lost {len(rows) - finished} of {len(rows)} units on the way")
+    except StorageError as error:
+        raise Interrupted(str(error)) from error
+    except ExecutionTimeoutError as error:
+        raise Interrupted(f"no unit moved for {NO_PROGRESS_S / 3600:g} hours, on {_nodes()}") from error
+    except (
+        ray.exceptions.RayActorError,
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.OutOfMemoryError,
+    ) as error:
+        raise Interrupted(f"workers died over more than {DEADLY_AT_MOST} units: {_line(error)}") from error
+
+
+def _nodes() -> str:
+    return f"{sum(node['Alive'] for node in ray.nodes())} nodes"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 class Unhurried(ExecutionCallback):  # type: ignore[misc]
@@ -166,7 +235,8 @@ def read_ahead(
     shared = {"function": ray.put(function), "items": ray.put(items)}
     numbers = [{"number": number} for number in range(len(items))]
     dataset = ray.data.from_items(numbers, override_num_blocks=len(items))
-    yield from dataset.map(_row_of, fn_kwargs=shared, num_cpus=cpus).iter_rows()
+    dataset = _map(dataset, _row_of, fn_kwargs=shared, num_cpus=cpus, max_retries=RETRIES)
+    yield from dataset.iter_rows()
 
 
 def _row_of(row: Row, function: Any, items: Any) -> Row:

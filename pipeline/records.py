@@ -256,6 +256,7 @@ class UnitRecord:
     crops: uint8 [n, S, S, 3], RGB, one per row of `hands`; left hands mirrored.
     hands: HANDS until inference, then ANNOTATIONS, then empty.
     seconds: how long each stage worked on this unit.
+    deadly: workers have died over this unit, which a stage that can must do where no worker dies of it.
     """
 
     unit: Unit
@@ -264,6 +265,7 @@ class UnitRecord:
     crops: NDArray[np.uint8] = field(default_factory=no_crops)
     counts: Counts = field(default_factory=Counts)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    deadly: bool = False
 
     def timed(self, stage: str, seconds: float) -> "UnitRecord":
         """Returns the record with the seconds of one more stage."""

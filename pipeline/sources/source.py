@@ -46,6 +46,10 @@ class Extent:
     seams: Sequence[int] = ()
 
 
+def _named_by_key(_unit: Unit, key: str) -> Sample:
+    return Sample(key)
+
+
 @dataclass(frozen=True)
 class Source:
     """A kind of input: which endings it has, how it is probed, and how a unit of it is read.
@@ -53,6 +57,7 @@ class Source:
     probe: returns the samples an input holds, reading as little as possible.
     read: yields exactly one sample per key, in order; what cannot be read is a sample with an error.
     one_object: an input is one object, which is planned anew as a whole when it changes.
+    unread: returns a sample of which nothing is known but what its key in the plan says.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Source:
     probe: Callable[[Input], Extent]
     read: Callable[[Unit, Sequence[str]], Iterator[Sample]]
     one_object: bool = True
+    unread: Callable[[Unit, str], Sample] = _named_by_key
 
 
 def require_unchanged(unit: Unit) -> None:

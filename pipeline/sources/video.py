@@ -52,6 +52,10 @@ def read(unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
         yield Sample(unit.name, frame_index=frame.frame_index, error=problem)
 
 
+def _unread(unit: Unit, key: str) -> Sample:
+    return Sample(unit.name, frame_index=Frame.from_key(key).frame_index)
+
+
 def _reason(unit: Unit, error: DataError | OSError) -> DataError:
     """Returns why a unit's film cannot be read: as a rule, because it is not the one that was planned."""
     try:
@@ -105,4 +109,4 @@ def _sample(film: Film, name: str, frame: Frame, picture: Picture | None) -> Sam
 
 
 ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm"})
-SOURCE = Source("video", ENDINGS, probe, read)
+SOURCE = Source("video", ENDINGS, probe, read, unread=_unread)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +10,14 @@ from numpy.typing import NDArray
 
 from model.crop import CropAffine, CropRule, crop_affine, crop_box, crop_image, to_uint8
 from model.errors import ModelError
-from pipeline import quality
 from pipeline.boxes.box_source import BoxSource
 from pipeline.errors import DataError
-from pipeline.intrinsics import CameraRule, KnownCamera
-from pipeline.records import HANDS, LEDGER, Counts, HandBox, Sample, Unit, UnitRecord, no_crops
+from pipeline.intrinsics import CameraRule
+from pipeline.records import HANDS, LEDGER, Counts, Sample, UnitRecord, no_crops
 from pipeline.sources import SOURCES
+from pipeline.stages import apart
 from pipeline.stages.decode import Photo, decode_photo
+from pipeline.stages.page import Page
 from pipeline.units import load_keys
 
 MAX_HANDS = 1000
@@ -38,10 +38,13 @@ class DecodeAndCrop:
 
     def __call__(self, record: UnitRecord) -> UnitRecord:
         started = time.perf_counter()
-        unit, page = record.unit, _Page(record.unit)
+        unit, page = record.unit, Page(record.unit)
         keys = load_keys(self.output, unit)
-        for sample in SOURCES[unit.source].read(unit, keys):
-            self._take(sample, page)
+        if record.deadly:
+            apart.fill(page, self, keys)
+        else:
+            for sample in SOURCES[unit.source].read(unit, keys):
+                self.take(sample, page)
         if unit.damage is not None:
             page.reject(None, None, DataError("damaged input", unit.damage), "read")
         ledger = pa.Table.from_pylist(page.ledger, schema=LEDGER)
@@ -55,7 +58,7 @@ class DecodeAndCrop:
         )
         return taken.timed("decode_and_crop", time.perf_counter() - started)
 
-    def _take(self, sample: Sample, page: "_Page") -> None:
+    def take(self, sample: Sample, page: Page) -> None:
         """Enters one sample: its hands as crops, or why it has none."""
         stage = "read"
         try:
@@ -69,9 +72,7 @@ class DecodeAndCrop:
             if len(found) > MAX_HANDS:
                 raise DataError("too many hands", f"{len(found)} in one image; at most {MAX_HANDS}")
         except DataError as error:
-            asked = self.boxes.asked(sample)
-            for index in range(asked) if 0 < asked <= MAX_HANDS else [None]:
-                page.reject(sample, index, error, stage)
+            self.reject(sample, page, error, stage)
             return
         if not found:
             page.enter(sample, None, "no_hand")
@@ -85,6 +86,12 @@ class DecodeAndCrop:
                 page.add(sample, index, hand, crop, affine, image.shape, camera)
             except DataError as error:
                 page.reject(sample, index, error, "boxes")
+
+    def reject(self, sample: Sample, page: Page, error: DataError, stage: str) -> None:
+        """Enters a sample of which nothing can be used: each hand asked for of it, if one can say how many."""
+        asked = self.boxes.asked(sample)
+        for index in range(asked) if 0 < asked <= MAX_HANDS else [None]:
+            page.reject(sample, index, error, stage)
 
 
 def cut_out(
@@ -107,61 +114,3 @@ def cut_out(
         return to_uint8(crop_image(image, affine)), affine
     except ModelError as error:
         raise DataError("box too large", str(error)) from error
-
-
-class _Page:
-    """A unit's account while it is read: one ledger row per hand asked for and per sample without any."""
-
-    def __init__(self, unit: Unit) -> None:
-        self.unit = unit
-        self.ledger: list[dict[str, Any]] = []
-        self.hands: list[dict[str, Any]] = []
-        self.crops: list[NDArray[np.uint8]] = []
-
-    def enter(self, sample: Sample | None, index: int | None, status: str, **more: str) -> None:
-        row: dict[str, Any] = {"source": self.unit.input, "hand_index": index, "status": status, **more}
-        if sample is not None:
-            row |= {"key": sample.key, "frame_index": sample.frame_index, "timestamp": sample.timestamp}
-        self.ledger.append(row)
-
-    def reject(self, sample: Sample | None, index: int | None, error: DataError, stage: str) -> None:
-        self.enter(sample, index, "rejected", stage=stage, reason=str(error))
-
-    def add(
-        self,
-        sample: Sample,
-        index: int,
-        hand: HandBox,
-        crop: NDArray[np.uint8],
-        affine: CropAffine,
-        shape: Sequence[int],
-        camera: KnownCamera | None,
-    ) -> None:
-        part = quality.shown_part(affine, image_width=shape[1], image_height=shape[0])
-        place = sample.key if sample.frame_index is None else str(sample.frame_index)
-        self.hands.append(
-            {
-                "instance_id": f"{self.unit.input}#{place}#{index}",
-                "source": self.unit.input,
-                "key": sample.key,
-                "frame_index": sample.frame_index,
-                "timestamp": sample.timestamp,
-                "hand_index": index,
-                "side": hand.side,
-                "side_source": hand.side_source,
-                "image_width": shape[1],
-                "image_height": shape[0],
-                "bbox": list(hand.bbox),
-                "bbox_score": hand.score,
-                "bbox_source": hand.bbox_source,
-                "camera": None if camera is None else list(camera.camera),
-                "camera_source": None if camera is None else camera.source,
-                "crop_outside": quality.crop_outside(part),
-                "sharpness": quality.sharpness(crop, part),
-                "crop_to_image": affine.crop_to_image.reshape(-1).tolist(),
-                "mirrored": hand.side == "left",
-                "ledger_row": len(self.ledger),
-            }
-        )
-        self.crops.append(crop)
-        self.enter(sample, index, "annotated")

@@ -14,6 +14,7 @@ from model.mano.synthetic import synthetic_hand
 from model.weights import random_weights
 from pipeline import boxes, local, ray_data
 from pipeline.annotation import Annotation
+from pipeline.boxes.box_source import BoxSource
 from pipeline.errors import ConfigError
 from pipeline.flow import Workers, spread
 from pipeline.inputs import find_inputs
@@ -23,11 +24,11 @@ from pipeline.units import settle
 WORKERS = Workers(task_cpus=1.0, actor_cpus=0.5, actor_gpus=0, actors=(1, 1), threads=1, device="cpu")
 
 
-def job() -> Annotation:
+def job(source: BoxSource | None = None) -> Annotation:
     return Annotation(
         weights=random_weights(preset("tiny"), 0),
         hand_model=synthetic_hand(),
-        boxes=boxes.choose("given", None),
+        boxes=source or boxes.choose("given", None),
         boxes_identity="given",
         side=None,
         crop_rule=CROP_RULES["demo"],

@@ -1,0 +1,78 @@
+"""What is known of a unit while its samples are read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.crop import CropAffine
+from pipeline import quality
+from pipeline.errors import DataError
+from pipeline.intrinsics import KnownCamera
+from pipeline.records import HandBox, Sample, Unit
+
+
+class Page:
+    """A unit's account while it is read: one ledger row per hand asked for and per sample without any."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.ledger: list[dict[str, Any]] = []
+        self.hands: list[dict[str, Any]] = []
+        self.crops: list[NDArray[np.uint8]] = []
+
+    def append(self, other: "Page") -> None:
+        """Enters what another page of the same unit says below this one's."""
+        below = len(self.ledger)
+        self.hands += [hand | {"ledger_row": hand["ledger_row"] + below} for hand in other.hands]
+        self.ledger += other.ledger
+        self.crops += other.crops
+
+    def enter(self, sample: Sample | None, index: int | None, status: str, **more: str) -> None:
+        row: dict[str, Any] = {"source": self.unit.input, "hand_index": index, "status": status, **more}
+        if sample is not None:
+            row |= {"key": sample.key, "frame_index": sample.frame_index, "timestamp": sample.timestamp}
+        self.ledger.append(row)
+
+    def reject(self, sample: Sample | None, index: int | None, error: DataError, stage: str) -> None:
+        self.enter(sample, index, "rejected", stage=stage, reason=str(error))
+
+    def add(
+        self,
+        sample: Sample,
+        index: int,
+        hand: HandBox,
+        crop: NDArray[np.uint8],
+        affine: CropAffine,
+        shape: Sequence[int],
+        camera: KnownCamera | None,
+    ) -> None:
+        part = quality.shown_part(affine, image_width=shape[1], image_height=shape[0])
+        place = sample.key if sample.frame_index is None else str(sample.frame_index)
+        self.hands.append(
+            {
+                "instance_id": f"{self.unit.input}#{place}#{index}",
+                "source": self.unit.input,
+                "key": sample.key,
+                "frame_index": sample.frame_index,
+                "timestamp": sample.timestamp,
+                "hand_index": index,
+                "side": hand.side,
+                "side_source": hand.side_source,
+                "image_width": shape[1],
+                "image_height": shape[0],
+                "bbox": list(hand.bbox),
+                "bbox_score": hand.score,
+                "bbox_source": hand.bbox_source,
+                "camera": None if camera is None else list(camera.camera),
+                "camera_source": None if camera is None else camera.source,
+                "crop_outside": quality.crop_outside(part),
+                "sharpness": quality.sharpness(crop, part),
+                "crop_to_image": affine.crop_to_image.reshape(-1).tolist(),
+                "mirrored": hand.side == "left",
+                "ledger_row": len(self.ledger),
+            }
+        )
+        self.crops.append(crop)
+        self.enter(sample, index, "annotated")

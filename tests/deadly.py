@@ -1,0 +1,69 @@
+"""What brings down the process that reads it, as a decoder does that trusts a damaged picture."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.boxes.given import Given
+from pipeline.errors import DataError
+from pipeline.records import HandBox, Sample, Unit, UnitRecord
+from pipeline.sources import SOURCES
+from pipeline.sources.source import Extent, Source
+from pipeline.stages.page import Page
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@dataclass(frozen=True)
+class DeadlyBoxes:
+    """Finds the hands that labels give, and dies of the samples with these keys."""
+
+    keys: frozenset[str]
+
+    def asked(self, sample: Sample) -> int:
+        return Given(None).asked(sample)
+
+    def find(self, sample: Sample, image: NDArray[np.uint8]) -> Sequence[HandBox | DataError]:
+        if sample.key in self.keys:
+            die()
+        return Given(None).find(sample, image)
+
+
+def _read(_unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
+    for key in keys:
+        if key == "deadly":
+            die()
+        yield Sample(key, error=DataError("no image", "as it happens"))
+
+
+# A child finds it here too, since what it is handed names this module.
+SOURCES["deadly"] = Source("deadly", frozenset(), lambda _: Extent([]), _read)
+
+
+@dataclass(frozen=True)
+class DeadlyStep:
+    """Passes units on, and dies of the one with this id."""
+
+    unit_id: str
+
+    def __call__(self, record: UnitRecord) -> UnitRecord:
+        if record.unit.unit_id == self.unit_id:
+            die()
+        return record
+
+
+class Rejecting:
+    """Enters every sample as rejected."""
+
+    def take(self, sample: Sample, page: Page) -> None:
+        assert sample.error is not None
+        self.reject(sample, page, sample.error, "read")
+
+    def reject(self, sample: Sample, page: Page, error: DataError, stage: str) -> None:
+        page.reject(sample, None, error, stage)

@@ -1,0 +1,88 @@
+"""A sample that brings its worker down costs itself, and no other one its place."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from pipeline import local, ray_data
+from pipeline.boxes.given import Given
+from pipeline.errors import Interrupted
+from pipeline.flow import Flow, Stage, as_it_is
+from pipeline.inputs import find_inputs
+from pipeline.records import Unit
+from pipeline.sources import SOURCES
+from pipeline.stages import apart
+from pipeline.stages.page import Page
+from pipeline.units import settle
+from tests.deadly import DeadlyBoxes, DeadlyStep, Rejecting
+from tests.pipeline.test_flow import WORKERS, job
+
+DEADLY = frozenset({"00000003", "00000004", "00000017"})
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def planned(output: Path, shards: Path) -> tuple[Unit, ...]:
+    return settle(
+        str(output),
+        find_inputs([f"{shards}/*.tar"])[0],
+        unit_rows=6,
+        crop_size=128,
+        probe=lambda items: [SOURCES[item.source].probe(item) for item in items],
+    ).units
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_what_kills_its_worker_is_rejected_and_all_else_is_annotated(tmp_path: Path, shards: Path) -> None:
+    rows = []
+    for runner, boxes in ((ray_data, DeadlyBoxes(DEADLY)), (local, Given(None))):
+        output = tmp_path / runner.__name__
+        units = planned(output, shards)
+        records = list(runner.run(job(boxes).flow(str(output), WORKERS, batch_size=4), units))
+        assert {record.unit.unit_id for record in records} == {unit.unit_id for unit in units}
+        assert sum(record.counts.samples for record in records) == 24
+        rows.append({name: pq.read_table(output / name).to_pylist() for name in ("annotations", "ledger")})
+    ours, theirs = rows
+    rejected = [row for row in ours["ledger"] if row["status"] == "rejected"]
+    assert {row["key"] for row in rejected} == DEADLY
+    assert {row["reason"] for row in rejected} == {
+        "crashed the reader: the process that read it died of SIGSEGV"
+    }
+    assert [row for row in ours["ledger"] if row["key"] not in DEADLY] == [
+        row for row in theirs["ledger"] if row["key"] not in DEADLY
+    ]
+    assert [row["instance_id"] for row in ours["annotations"]] == [
+        row["instance_id"] for row in theirs["annotations"] if row["key"] not in DEADLY
+    ]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_step_that_kills_every_worker_ends_the_job_behind_all_others_and_names_the_unit() -> None:
+    units = [Unit(f"unit-{number}", "images", "file:///x", number, number + 1, 1, "v") for number in range(4)]
+    flow = Flow("deadly", (Stage("step", functools.partial(as_it_is, DeadlyStep("unit-1"))),))
+    finished: list[str] = []
+    with pytest.raises(Interrupted, match=r"unit-1$"):
+        finished.extend(record.unit.unit_id for record in ray_data.run(flow, units))
+    assert sorted(finished) == ["unit-0", "unit-2", "unit-3"]
+
+
+def test_what_dies_before_its_sample_is_there_takes_the_rest_of_its_unit_with_it() -> None:
+    page = Page(Unit("unit", "deadly", "file:///x", 0, 4, 1, "v"))
+    apart.fill(page, Rejecting(), ["a", "b", "deadly", "c"])
+    assert [(row["key"], row["reason"].split(":")[0]) for row in page.ledger] == [
+        ("a", "no image"),
+        ("b", "no image"),
+        ("deadly", "crashed the reader"),
+        ("c", "crashed the reader"),
+    ]
