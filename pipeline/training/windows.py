@@ -17,10 +17,11 @@ from pipeline.training.order import Piece, Window
 from pipeline.training.samples import TrainingSamples, concatenate, training_sample
 
 Supervision = Literal["all", "joints"]
+OTHER_HAND_MODEL = "another hand model"
 
 
 class TrainingDataError(Exception):
-    """Shards that training cannot go on with: a label of another form than it needs, or a shard that changed."""
+    """Shards that training cannot go on with: labels of another hand model, none that it can use, a changed shard."""
 
     @classmethod
     def found_in(cls, text: str) -> str | None:
@@ -68,8 +69,8 @@ class WindowReader:
         window in its place, so that every micro-batch is full.
 
         Raises:
-            TrainingDataError: a label of a wrong form or of another hand model, a shard that is no longer what
-                was planned, or not one usable sample.
+            TrainingDataError: a label of another hand model, a shard that is no longer what was planned, or not
+                one usable sample.
         """
         found: list[TrainingSamples] = []
         skipped: list[str] = []
@@ -78,7 +79,7 @@ class WindowReader:
                 try:
                     found += self._hands(window, position, sample)
                 except DataError as error:
-                    if error.kind == "bad label":
+                    if error.kind == OTHER_HAND_MODEL:
                         raise TrainingDataError(f"{self.segments[piece.segment].input}: {error}") from error
                     skipped.append(f"{self.segments[piece.segment].input}: {sample.key}: {error}")
         if not found:
@@ -119,7 +120,7 @@ class WindowReader:
         named = hand_model_of(sample.key, sample.label)
         if self.supervise == "all" and named not in (None, self.hand_model):
             raise DataError(
-                "bad label",
+                OTHER_HAND_MODEL,
                 f"{sample.key}: its pose and shape belong to hand model {named[:20] if named else named}, the run's is "
                 f"{self.hand_model[:20]}; choose --mano accordingly, or --supervise joints",
             )

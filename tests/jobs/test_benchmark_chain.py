@@ -25,8 +25,8 @@ class Chain(NamedTuple):
     submission: str | None
 
 
-FREIHAND = Chain("freihand", partial(freihand.build, truth=True), "training", "evaluation", "pred.zip")
-OTHERS = (
+CHAINS = (
+    Chain("freihand", partial(freihand.build, truth=True), "training", "evaluation", "pred.zip"),
     Chain("ho3d-v2", ho3d.build, "train", "evaluation", "pred.zip"),
     Chain("ho3d-v3", partial(ho3d.build, version=3), "train", "evaluation", "pred.zip"),
     Chain("dexycb", dexycb.build, "s1_val", "s1_val", "pred.txt"),
@@ -35,19 +35,13 @@ OTHERS = (
 TINY = ("--model", "tiny", "--weights", "random:0")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    "chains",
-    [
-        pytest.param((FREIHAND,), id="freihand"),
-        pytest.param(OTHERS, marks=pytest.mark.slow, id="the-others-learnt-together"),
-    ],
-)
-def test_benchmarks_are_prepared_learnt_measured_and_submitted(
-    tmp_path: Path, handocc: Handocc, chains: tuple[Chain, ...]
+def test_benchmarks_are_prepared_learnt_together_measured_and_submitted(
+    tmp_path: Path, handocc: Handocc
 ) -> None:
     mano = write_mano(tmp_path / "mano")
-    for chain in chains:
+    for chain in CHAINS:
         folder = tmp_path / chain.dataset
         root = chain.build(folder / "root")
         for split in {chain.learnt, chain.tested}:
@@ -57,12 +51,12 @@ def test_benchmarks_are_prepared_learnt_measured_and_submitted(
             assert prepared.returncode == 0, prepared.stderr
 
     run, right = tmp_path / "run", ("--mano", mano / "MANO_RIGHT.pkl")
-    learnt = [f"{tmp_path}/{chain.dataset}/{chain.learnt}/*.tar" for chain in chains]
+    learnt = [f"{tmp_path}/{chain.dataset}/{chain.learnt}/*.tar" for chain in CHAINS]
     options = "--model tiny --epochs 1 --batch-size 4 --micro-batch 2".split()
     trained = handocc("train", *learnt, "--output", run, *options, *right)
     assert trained.returncode == 0, trained.stderr
 
-    for chain in chains:
+    for chain in CHAINS:
         folder = tmp_path / chain.dataset
         data = ("--data", f"{folder}/{chain.tested}/*.tar", "--dataset", chain.dataset)
         weights = ("--weights", run / "weights" / "last.safetensors")

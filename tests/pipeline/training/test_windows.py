@@ -103,17 +103,29 @@ def test_a_picture_that_cannot_be_used_has_another_in_its_place_and_is_named(
     [
         (hand("joints_2d", [[0, 0]] * 20), "00000003, hand 0: joints_2d must be 21x2 numbers"),
         (hand("side", "both"), "00000003, hand 0: side must be left or right, it is 'both'"),
-        (label("hand_model", "another"), "00000003: its pose and shape belong to hand model another"),
     ],
 )
-def test_a_label_that_training_cannot_take_ends_it_by_name(
+def test_a_label_that_training_cannot_take_is_passed_over_by_name(
     shards: Path, tmp_path: Path, change: Change, said: str
 ) -> None:
     good = sorted(shards.glob("*.tar"))[0]
-    shard = changed(good, tmp_path / "s.tar", {f"{index:08d}.json": change for index in range(3, 5)})
+    shard = changed(good, tmp_path / "s.tar", {"00000003.json": change})
+    read = one_window(shard)
+    assert len(read.samples) == 12
+    assert "00000003" not in read.samples.keys
+    assert [
+        reason.startswith(f"{shard.as_uri()}: 00000003: bad label: {said}") for reason in read.skipped
+    ] == [True]
+
+
+def test_labels_of_another_hand_model_end_the_training_by_name(shards: Path, tmp_path: Path) -> None:
+    good = sorted(shards.glob("*.tar"))[0]
+    another = {f"{index:08d}.json": label("hand_model", "another") for index in range(3, 5)}
+    shard = changed(good, tmp_path / "s.tar", another)
     with pytest.raises(TrainingDataError) as refusal:
         one_window(shard, ranges=None)
-    assert str(refusal.value).startswith(f"{shard.as_uri()}: bad label: {said}")
+    said = "another hand model: 00000003: its pose and shape belong to hand model another"
+    assert str(refusal.value).startswith(f"{shard.as_uri()}: {said}")
     # As it comes out of a Ray task, behind what it was raised from.
     text = f"Traceback\n{type(refusal.value).__module__}.TrainingDataError: {refusal.value}\n"
     assert TrainingDataError.found_in(text) == str(refusal.value)
