@@ -15,7 +15,7 @@ from jobs.model_choice import ModelChoice, choose_hand_model
 from model.mano.asset import HandModel
 from model.mano.synthetic import synthetic_hand
 from model.predictor import Precision
-from pipeline import lease, storage
+from pipeline import compact, lease, storage
 from pipeline.annotation import Annotation
 from pipeline.errors import ConfigError
 from pipeline.evaluation.crops import EvaluationCrop
@@ -116,6 +116,8 @@ def predict(
     connect: connects to the cluster for the rest of the command; called when there is something to do.
     """
     with lease.hold(output):
+        storage.sweep(output)
+        compact.finish(output)
         planning.begin(output, job.fingerprint)
         settled = planning.plan(job, inputs, output, connect=connect)
         drop_orphans(output, settled.units)
@@ -125,6 +127,7 @@ def predict(
         units = within(sorted(requested, key=lambda unit: (order[unit.input], unit.first)), prediction.limit)
         done = committed(output, settled.units, job.fingerprint)
         left = [unit for unit in units if unit.unit_id not in done]
+        compact.release(output, {unit.unit_id for unit in settled.units} - {unit.unit_id for unit in left})
         planning.describe(output, choice, job, settled, inputs, BY_EVALUATE)
         if not left:
             return

@@ -1,6 +1,7 @@
 """`handocc evaluate` through the command, on predictions that are right, or wrong in a known way."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,6 +16,7 @@ from jobs.cli import main
 from jobs.cluster import connect
 from jobs.evaluate import Options
 from tests.pipeline.evaluation.annotated import Hand, annotate
+from tests.training_shards import changed, label
 
 DATASETS = get_type_hints(Options)["dataset"].__args__
 TURN = Rotation.from_rotvec([0.3, -0.2, 0.5]).as_matrix()
@@ -181,6 +183,7 @@ def test_a_network_is_run_measured_and_continued(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = ("--model", "tiny", "--weights", "random:0", "--unit-rows", "12", "--worst", "2")
+    shards = Path(shutil.copytree(shards, tmp_path / "in"))
     first = evaluate(shards, tmp_path, "shards", *network, "--limit", "12")
     assert first["this_run"]["units"] == 1
     assert "the network is untrained: its numbers mean nothing" in capsys.readouterr().err
@@ -198,6 +201,14 @@ def test_a_network_is_run_measured_and_continued(
     assert again["metrics"] == whole["metrics"]
     assert again["hands"]["measured"] > 24
     assert 20 < means(again)["mpjpe_mm"] < 400
+
+    # Merged parts hold the rows of a shard that is replaced: they leave before it is annotated anew.
+    assert main(["compact", f"{tmp_path}/predictions"]) == 0
+    last = sorted(shards.glob("*.tar"))[-1]
+    changed(changed(last, tmp_path / "changed.tar", {}), last, {"00000012.json": label("split", "another")})
+    assert evaluate(shards, tmp_path, "shards", *network)["this_run"]["units"] == 1
+    rows = pq.read_table(tmp_path / "predictions" / "annotations", columns=["instance_id"])["instance_id"]
+    assert len(set(rows.to_pylist())) == len(rows) == again["hands"]["measured"]
 
 
 @pytest.mark.parametrize(
