@@ -153,9 +153,8 @@ def run(options: Options) -> int:
             record.write(output, "summary.json", summary | {"units": len(settled.units)})
         work.show(output, summary, unfinished)
     if outcome.stopped or _too_many_rejects(options.max_reject_rate, total):
-        say(
-            f"stopped by --max-reject-rate: {outcome.counts.samples_rejected} of {outcome.counts.samples} rejected"
-        )
+        counts = outcome.counts if outcome.stopped else total
+        say(f"stopped by --max-reject-rate: {counts.samples_rejected} of {counts.samples} rejected")
         return exits.STOPPED
     return exits.REJECTS if total.rejects else exits.DONE
 

@@ -173,7 +173,14 @@ def _images(folder: Path, count: int, job: Annotation) -> list[Unit]:
 def _pipeline(flow: Flow, units: list[Unit]) -> tuple[float, float, float]:
     """Returns seconds to the first unit, seconds in all, and images/s after the first unit."""
     started = time.monotonic()
-    finished = [(time.monotonic() - started, done.counts.samples) for done in ray_data.run(flow, units)]
+    finished = []
+    for done in ray_data.run(flow, units):
+        finished.append((time.monotonic() - started, done.counts.samples))
+        if done.counts.rejects:
+            raise ConfigError(
+                f"--address: nodes of the cluster reject the benchmark's pictures ({', '.join(done.counts.rejects)}), "
+                f"which lie in this machine's {tempfile.gettempdir()}; measure on one machine"
+            )
     first, last = finished[0][0], finished[-1][0]
     return first, last, sum(samples for _, samples in finished[1:]) / (last - first)
 

@@ -161,7 +161,10 @@ def _tiles(about: Datasheet, places: Sequence[Sequence[Any]], stamp: str | None)
             if sample.error is not None:
                 continue
             for hand in table.take(found).to_pylist():
-                _, joints, *_ = strip(about.predictions, {**hand, "mesh": None}, sample, None, stamp).tiles
+                tiles = strip(about.predictions, {**hand, "mesh": None}, sample, None, stamp).tiles
+                if len(tiles) == 1:  # it cannot be decoded any more
+                    continue
+                joints = tiles[1]
                 frame = "" if hand["frame_index"] is None else f" {hand['frame_index']}"
                 name = f"{hand['key']}{frame}"[-CAPTION_LETTERS:]
                 yield Tile(joints.image, f"{name} {hand['side']} {hand['confidence']:.2f}")

@@ -15,7 +15,7 @@ from model.mano.layer import ManoLayer
 from model.predictor import Precision, Predictions, Predictor
 from model.weights import LoadedWeights
 from pipeline.columns import fixed_lists
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.records import ANNOTATIONS, HANDS, Counts, UnitRecord, no_crops
 
 
@@ -31,7 +31,7 @@ class Infer:
         annotations, ledger = ANNOTATIONS.empty_table(), record.ledger
         if record.hands.num_rows:
             mirrored = record.hands.column("mirrored").to_numpy()
-            predictions = self.predictor(record.crops, mirrored)
+            predictions = self._predict(record.crops, mirrored)
             finite = predictions.finite()
             annotations = annotate(record.hands, predictions, size).filter(pa.array(finite))
             ledger = _reject(ledger, record.hands.column("ledger_row").to_numpy()[~finite])
@@ -39,6 +39,14 @@ class Infer:
             record, hands=annotations, ledger=ledger, crops=no_crops(size), counts=Counts.of_ledger(ledger)
         )
         return done.timed("infer", time.perf_counter() - started)
+
+    def _predict(self, crops: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> Predictions:
+        try:
+            return self.predictor(crops, mirrored)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"a GPU's memory does not hold a batch of {self.predictor.batch_size} crops: lower --batch-size"
+            ) from error
 
 
 def make_infer(
