@@ -38,7 +38,6 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ray" --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m "ray and not slow and not nodes" --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -m "nodes and not slow"
 
 test-rest: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not nodes" --numprocesses 2 --dist loadfile

@@ -50,6 +50,29 @@ def handocc() -> Handocc:
     return run
 
 
+@pytest.fixture
+def handocc_here(capsys: pytest.CaptureFixture[str]) -> Handocc:
+    """Runs `handocc …` in this process: a process takes seconds to start, which most tests say nothing about."""
+    from jobs.cli import main
+
+    def run(*arguments: str | Path, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+        command = [str(word) for word in arguments]
+        status = main(command)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(command, status, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def handocc_on_one_ray(handocc_here: Handocc) -> Iterator[Handocc]:
+    """Runs `handocc …` in this process, all commands of a test on one Ray."""
+    from jobs.cluster import connect
+
+    with connect(None):
+        yield handocc_here
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards of twelve labelled synthetic pictures each, left and right hands."""

@@ -126,33 +126,33 @@ def test_every_file_says_which_hand_model_and_conventions_it_follows(annotated: 
     assert {"model", "weights_sha256", "crop_rule", "units", "axes", "fingerprint", "counts"} <= said.keys()
 
 
-def test_status_and_report_read_what_is_there(annotated: Path, handocc: Callable[..., Any]) -> None:
-    status = handocc("status", annotated)
+def test_status_and_report_read_what_is_there(annotated: Path, handocc_here: Callable[..., Any]) -> None:
+    status = handocc_here("status", annotated)
     assert status.returncode == 1
     assert "0 left" in status.stdout
     assert "damaged input" in status.stdout
-    report = handocc("report", annotated, "--count", "6", "--weights", "random:0")
+    report = handocc_here("report", annotated, "--count", "6", "--weights", "random:0")
     assert report.returncode == 0, report.stderr
     assert len(list((annotated / "report" / "hands").glob("*.png"))) == 6
     pictures = {path.stem: cv2.imread(str(path)) for path in (annotated / "report").glob("*.png")}
     assert pictures.keys() == {"gallery-00", "maps-00", "maps-01"}
     # Two rows a hand: features, and correlations of two queries.
     assert pictures["maps-00"].shape[0] == 2 * pictures["maps-01"].shape[0] - 4
-    other = handocc("report", annotated, "--weights", "random:1")
+    other = handocc_here("report", annotated, "--weights", "random:1")
     assert other.returncode == 2
     assert "not those that annotated this output" in other.stderr
 
 
 def test_running_it_again_does_nothing_and_another_job_is_refused(
-    annotated: Path, handocc: Callable[..., Any]
+    annotated: Path, handocc_here: Callable[..., Any]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (annotated / "annotations").iterdir()}
     inputs = f"{annotated.parent}/*.tar"
-    again = handocc("annotate", inputs, "--output", annotated, *TINY, "--vertices", "--meshes", "tar")
+    again = handocc_here("annotate", inputs, "--output", annotated, *TINY, "--vertices", "--meshes", "tar")
     assert again.returncode == 1
     assert "nothing was left to do" in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in (annotated / "annotations").iterdir()}
-    other = handocc("annotate", inputs, "--output", annotated, *TINY, "--meshes", "none")
+    other = handocc_here("annotate", inputs, "--output", annotated, *TINY, "--meshes", "none")
     assert other.returncode == 2
     assert "meshes was tar and is none" in other.stderr
     assert "--overwrite" in other.stderr
@@ -160,20 +160,20 @@ def test_running_it_again_does_nothing_and_another_job_is_refused(
 
 @pytest.mark.slow
 def test_new_inputs_join_an_output_and_overwriting_replaces_it(
-    tmp_path: Path, shards: Path, handocc: Callable[..., Any]
+    tmp_path: Path, shards: Path, handocc_on_one_ray: Callable[..., Any]
 ) -> None:
     first, second = sorted(shards.glob("*.tar"))
     out = tmp_path / "out"
-    assert handocc("annotate", first, "--output", out, *TINY).returncode == 0
+    assert handocc_on_one_ray("annotate", first, "--output", out, *TINY).returncode == 0
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "annotations").iterdir()}
-    grown = handocc("annotate", first, second, "--output", out, *TINY)
+    grown = handocc_on_one_ray("annotate", first, second, "--output", out, *TINY)
     assert grown.returncode == 0, grown.stderr
     assert "new since the last run" in grown.stderr
     now = {path.name: path.stat().st_mtime_ns for path in (out / "annotations").iterdir()}
     assert len(now) == 2 * len(kept)
     assert kept.items() <= now.items()
     assert json.loads((out / "summary.json").read_text())["counts"]["samples"] == 24
-    done = handocc("annotate", second, "--output", out, *TINY, "--unit-rows", "5", "--overwrite")
+    done = handocc_on_one_ray("annotate", second, "--output", out, *TINY, "--unit-rows", "5", "--overwrite")
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (out / "annotations").iterdir())
     assert [name[-25:-8] for name in names] == ["00000000-00000005", "00000005-00000010", "00000010-00000012"]

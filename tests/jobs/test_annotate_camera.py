@@ -139,9 +139,11 @@ def test_a_hand_that_says_nothing_of_its_place_keeps_null_and_the_ledger_says_wh
 
 @pytest.mark.ray
 def test_labelled_cameras_place_every_hand_before_the_camera_of_its_picture(
-    tmp_path: Path, shards: Path, handocc: Callable[..., Any]
+    tmp_path: Path, shards: Path, handocc_here: Callable[..., Any]
 ) -> None:
-    done = handocc("annotate", f"{shards}/*.tar", "--output", tmp_path / "out", "--weights", "shipped:tiny")
+    done = handocc_here(
+        "annotate", f"{shards}/*.tar", "--output", tmp_path / "out", "--weights", "shipped:tiny"
+    )
     assert done.returncode == 0, done.stderr
     rows = duckdb.sql(
         f"select camera, camera_source, translation, joints from '{tmp_path}/out/annotations/*.parquet'"
@@ -155,7 +157,7 @@ def test_labelled_cameras_place_every_hand_before_the_camera_of_its_picture(
 
 @pytest.mark.ray
 def test_an_assumed_camera_is_said_in_the_log_and_the_record_and_is_part_of_the_job(
-    tmp_path: Path, photos: Path, handocc: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, photos: Path, handocc_here: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = (
         "annotate",
@@ -168,7 +170,7 @@ def test_an_assumed_camera_is_said_in_the_log_and_the_record_and_is_part_of_the_
         "--side",
         "right",
     )
-    done = handocc(*common, "--camera", "fov:60")
+    done = handocc_here(*common, "--camera", "fov:60")
     assert done.returncode == 0, done.stderr
     assert "a field of view of 60 degrees along the longer side is assumed" in done.stderr
     job = json.loads((tmp_path / "out" / "job.json").read_text())

@@ -33,9 +33,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
-    tmp_path: Path, photos: Path, handocc: Callable[..., Any]
+    tmp_path: Path, photos: Path, handocc_here: Callable[..., Any]
 ) -> None:
-    done = handocc(
+    done = handocc_here(
         "annotate", photos, "--output", tmp_path / "out", *TINY, *WHOLE, "--unit-rows", 50, "--dry-run"
     )
     assert done.returncode == 0, done.stderr
@@ -46,16 +46,19 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 
 @pytest.mark.slow
 def test_a_dry_run_that_would_overwrite_shows_the_plan_that_would_be_made(
-    tmp_path: Path, photos: Path, handocc: Callable[..., Any]
+    tmp_path: Path, photos: Path, handocc_on_one_ray: Callable[..., Any]
 ) -> None:
     common = ("annotate", photos, "--output", tmp_path / "out", *TINY, *WHOLE)
-    first = handocc(*common, "--unit-rows", 130, "--limit", 1)
+    first = handocc_on_one_ray(*common, "--unit-rows", 130, "--limit", 1)
     assert first.returncode == 1, first.stderr
     before = sorted(tmp_path.rglob("*"))
-    assert "1 units, 130 samples, 1 units done" in handocc(*common, "--unit-rows", 130, "--dry-run").stdout
-    refused = handocc(*common, "--unit-rows", 50, "--dry-run")
+    assert (
+        "1 units, 130 samples, 1 units done"
+        in handocc_on_one_ray(*common, "--unit-rows", 130, "--dry-run").stdout
+    )
+    refused = handocc_on_one_ray(*common, "--unit-rows", 50, "--dry-run")
     assert refused.returncode == 2
-    anew = handocc(*common, "--unit-rows", 50, "--dry-run", "--overwrite")
+    anew = handocc_on_one_ray(*common, "--unit-rows", 50, "--dry-run", "--overwrite")
     assert anew.returncode == 0, anew.stderr
     assert "3 units, 130 samples, 0 units done" in anew.stdout
     assert sorted(tmp_path.rglob("*")) == before
@@ -86,21 +89,21 @@ def test_options_that_would_change_nothing_or_find_nothing_are_refused(
 
 @pytest.mark.slow
 def test_a_limited_run_is_a_prefix_of_the_whole_one_and_rejects_can_be_retried(
-    tmp_path: Path, photos: Path, handocc: Callable[..., Any]
+    tmp_path: Path, photos: Path, handocc_on_one_ray: Callable[..., Any]
 ) -> None:
     out = tmp_path / "out"
     common = ("annotate", photos, "--output", out, *TINY, *WHOLE, "--unit-rows", 30)
-    limited = handocc(*common, "--limit", 31)
+    limited = handocc_on_one_ray(*common, "--limit", 31)
     assert limited.returncode == 1, limited.stderr
     assert "(3 units of the plan are left)" in limited.stdout
     assert not (out / "summary.json").exists()
-    assert handocc("status", out).returncode == 3
-    whole = handocc(*common)
+    assert handocc_on_one_ray("status", out).returncode == 3
+    whole = handocc_on_one_ray(*common)
     assert "this run: 3 units" in whole.stdout
     counts = json.loads((out / "summary.json").read_text())["counts"]
     assert (counts["samples"], counts["hands_annotated"], counts["hands_rejected"]) == (130, 87, 43)
     assert counts["rejects"] == {"unreadable image": 43}
-    retried = handocc(*common, "--retry-rejected")
+    retried = handocc_on_one_ray(*common, "--retry-rejected")
     assert "this run: 5 units" in retried.stdout
     assert json.loads((out / "summary.json").read_text())["counts"] == counts
 
@@ -135,7 +138,7 @@ def test_real_photographs_are_annotated_and_the_broken_ones_accounted_for(
 
 @pytest.mark.slow
 def test_a_checkpoint_in_the_published_layout_runs_with_the_mano_arrays_inside_it(
-    tmp_path: Path, shared: Path, shards: Path, handocc: Callable[..., Any]
+    tmp_path: Path, shared: Path, shards: Path, handocc_on_one_ray: Callable[..., Any]
 ) -> None:
     checkpoint = tmp_path / "snapshot_demo.pth.tar"
     rule = shared / "reference" / "parity" / "make_weights.py"
@@ -143,12 +146,14 @@ def test_a_checkpoint_in_the_published_layout_runs_with_the_mano_arrays_inside_i
     out = tmp_path / "out"
     inputs = sorted(shards.glob("*.tar"))[0]
     options = ("--model", "release", "--weights", checkpoint, "--meshes", "tar", "--vertices")
-    done = handocc("annotate", inputs, "--output", out, *options)
+    done = handocc_on_one_ray("annotate", inputs, "--output", out, *options)
     assert done.returncode == 0, done.stderr
     job = json.loads((out / "job.json").read_text())
     assert job["weights"]["source"] == "published"
     assert len(job["hand_model"]) == 64
     assert duckdb.sql(f"select count(*) from '{out}/annotations/*.parquet'").fetchall()[0][0] >= 12
-    refused = handocc("annotate", inputs, "--output", tmp_path / "b", *options, "--mano", "synthetic")
+    refused = handocc_on_one_ray(
+        "annotate", inputs, "--output", tmp_path / "b", *options, "--mano", "synthetic"
+    )
     assert refused.returncode == 2
     assert "trained on hand model" in refused.stderr

@@ -66,11 +66,11 @@ def test_a_run_through_failing_storage_gives_what_a_local_run_gives(
 def test_killed_twice_on_failing_storage_the_same_command_ends_with_the_same_parts(
     s3: Service, bucket: str, handocc: Callable[..., Any]
 ) -> None:
-    command = ["annotate", f"{bucket}/shards/*.tar", *TINY, "--unit-rows", "1"]
+    command = ["annotate", f"{bucket}/shards/*.tar", *TINY, "--unit-rows", "2"]
     assert handocc(*command, "--output", f"{bucket}/calm").returncode == 0
     s3.faults.rates = RATES
     rough = [*command, "--output", f"{bucket}/rough"]
-    for count in (1, 12):
+    for count in (1, 6):
         kill_at(rough, f"{bucket}/rough", count)
     done = handocc(*rough)
     assert done.returncode == 0, done.stderr

@@ -38,14 +38,14 @@ TINY = ("--model", "tiny", "--weights", "random:0")
 @pytest.mark.slow
 @pytest.mark.ray
 def test_benchmarks_are_prepared_learnt_together_measured_and_submitted(
-    tmp_path: Path, handocc: Handocc
+    tmp_path: Path, handocc_on_one_ray: Handocc
 ) -> None:
     mano = write_mano(tmp_path / "mano")
     for chain in CHAINS:
         folder = tmp_path / chain.dataset
         root = chain.build(folder / "root")
         for split in {chain.learnt, chain.tested}:
-            prepared = handocc(
+            prepared = handocc_on_one_ray(
                 "prepare", chain.dataset, root, "--split", split, "--mano", mano, "--output", folder / split
             )
             assert prepared.returncode == 0, prepared.stderr
@@ -53,14 +53,14 @@ def test_benchmarks_are_prepared_learnt_together_measured_and_submitted(
     run, right = tmp_path / "run", ("--mano", mano / "MANO_RIGHT.pkl")
     learnt = [f"{tmp_path}/{chain.dataset}/{chain.learnt}/*.tar" for chain in CHAINS]
     options = "--model tiny --epochs 1 --batch-size 4 --micro-batch 2".split()
-    trained = handocc("train", *learnt, "--output", run, *options, *right)
+    trained = handocc_on_one_ray("train", *learnt, "--output", run, *options, *right)
     assert trained.returncode == 0, trained.stderr
 
     for chain in CHAINS:
         folder = tmp_path / chain.dataset
         data = ("--data", f"{folder}/{chain.tested}/*.tar", "--dataset", chain.dataset)
         weights = ("--weights", run / "weights" / "last.safetensors")
-        measured = handocc("evaluate", *data, *weights, *right, "--output", folder / "scores")
+        measured = handocc_on_one_ray("evaluate", *data, *weights, *right, "--output", folder / "scores")
         assert measured.returncode == 0, measured.stderr
         metrics = json.loads((folder / "scores" / "metrics.json").read_text())
         assert metrics["hands"]["measured"] > 0

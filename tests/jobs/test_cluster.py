@@ -19,10 +19,8 @@ import pytest
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 
-from jobs.cluster import can_come, offered
 from pipeline import storage
 from pipeline.boxes.detect import default_model
-from pipeline.flow import spread
 from tests.jobs.test_films_s3 import copies, put_all
 from tests.s3_faults import Service
 from tests.s3_jobs import committed as done_on_s3
@@ -306,42 +304,3 @@ def test_decoding_stays_on_cpu_nodes_inference_on_gpu_nodes_and_the_actors_grow(
     assert {has_gpu for has_gpu, _ in places["decode"]} == {False}
     assert {has_gpu for has_gpu, _ in places["infer"]} == {True}
     assert len(places["infer"]) == 2, "one actor became two"
-
-
-def test_an_address_that_cannot_serve_is_one_line_at_once(
-    tmp_path: Path, shards: Path, handocc: Callable[..., Any]
-) -> None:
-    nobody = f"127.0.0.1:{free_port()}"
-    for address, why in ((nobody, "no Ray cluster answers there"), (f"ray://{nobody}", "ray job submit")):
-        done = handocc("annotate", f"{shards}/*.tar", "--output", tmp_path, *MODEL, "--address", address)
-        assert done.returncode == 2
-        assert why in done.stderr.splitlines()[-1]
-
-
-def test_what_an_autoscaler_can_bring_counts_before_it_is_there(tmp_path: Path) -> None:
-    assert can_come(tmp_path / "none") == []
-    kinds = {
-        "head": {"max_workers": 0, "resources": {"CPU": 0}},
-        "decode": {"max_workers": 3, "resources": {"CPU": 16}},
-        "infer": {"max_workers": 9, "resources": {"CPU": 0, "GPU": 1}},
-    }
-    (tmp_path / "bootstrap").write_text(json.dumps({"max_workers": 4, "available_node_types": kinds}))
-    resources = offered([{"CPU": 0.0}], can_come(tmp_path / "bootstrap"))
-    assert (resources.cpus, resources.gpus, resources.gpus_now) == (48, 4, 0)
-    assert (resources.node_cpus, resources.gpu_node_cpus) == (16, 0)
-    workers = spread(
-        resources.cpus,
-        resources.gpus,
-        actors=None,
-        gpus_per_actor=None,
-        gpus_now=resources.gpus_now,
-        node_cpus=resources.node_cpus,
-        gpu_node_cpus=resources.gpu_node_cpus,
-    )
-    assert (workers.actors, workers.actor_cpus, workers.device) == ((1, 4), 0, "cuda")
-
-
-def test_what_a_task_or_an_actor_claims_fits_on_one_node() -> None:
-    for node_cpus in (1, 2, 4, 16):
-        workers = spread(10 * node_cpus, 0, actors=None, gpus_per_actor=None, node_cpus=node_cpus)
-        assert workers.actor_cpus + workers.task_cpus <= node_cpus

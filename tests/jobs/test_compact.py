@@ -88,10 +88,10 @@ def output(tmp_path: Path, small: Path) -> Path:
 
 
 def test_merging_changes_no_row_no_count_and_nothing_that_is_done(
-    small: Path, output: Path, handocc: Callable[..., Any]
+    small: Path, output: Path, handocc_here: Callable[..., Any]
 ) -> None:
-    before = handocc("status", small / "out")
-    done = handocc("compact", output)
+    before = handocc_here("status", small / "out")
+    done = handocc_here("compact", output)
     assert done.returncode == 0, done.stderr
     assert "6 units in 1 parts" in done.stdout
     assert len(parts(small / "out")) == 6
@@ -100,9 +100,9 @@ def test_merging_changes_no_row_no_count_and_nothing_that_is_done(
     assert not (output / "compaction").exists() or not list((output / "compaction").rglob("*.*"))
     for name in ("summary.json", "job.json"):
         assert (output / name).read_bytes() == (small / "out" / name).read_bytes()
-    after = handocc("status", output)
+    after = handocc_here("status", output)
     assert (after.returncode, after.stdout) == (before.returncode, before.stdout)
-    report = handocc("report", output, "--count", "6")
+    report = handocc_here("report", output, "--count", "6")
     assert "6 hands" in report.stdout, report.stderr
 
 
@@ -183,13 +183,13 @@ def test_units_that_are_done_anew_leave_the_merged_part_first(small: Path, outpu
 
 @pytest.mark.slow
 def test_a_later_run_goes_on_top_and_what_changed_is_not_there_twice(
-    small: Path, output: Path, tmp_path: Path, shards: Path, handocc: Callable[..., Any]
+    small: Path, output: Path, tmp_path: Path, shards: Path, handocc_on_one_ray: Callable[..., Any]
 ) -> None:
     inputs = small / "in"
     assert run(Options(output=str(output))) == 0
     merged = parts(output)
     shutil.copy(max(shards.glob("*.tar")), inputs / "b.tar")
-    more = handocc("annotate", inputs, "--output", output, *MODEL)
+    more = handocc_on_one_ray("annotate", inputs, "--output", output, *MODEL)
     assert "this run: 6 units" in more.stdout, more.stdout + more.stderr
     assert set(merged) < set(parts(output))
     assert run(Options(output=str(output))) == 0
@@ -199,13 +199,13 @@ def test_a_later_run_goes_on_top_and_what_changed_is_not_there_twice(
     kept = [row for row in rows(output, "annotations") if "b.tar" in row]
 
     shutil.copy(max(shards.glob("*.tar")), inputs / "a.tar")
-    again = handocc("annotate", inputs, "--output", output, *MODEL)
+    again = handocc_on_one_ray("annotate", inputs, "--output", output, *MODEL)
     assert "this run: 6 units" in again.stdout, again.stdout + again.stderr
     annotations = rows(output, "annotations")
     assert len(annotations) == len(set(annotations)) == 2 * len(kept)
     assert [row for row in annotations if "b.tar" in row] == kept
     assert len(rows(output, "ledger")) == 2 * sum("b.tar" in row for row in ledger)
-    assert handocc("status", output).returncode == 0
+    assert handocc_on_one_ray("status", output).returncode == 0
 
 
 def test_an_output_that_is_being_written_is_left_alone(output: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from jobs.cluster import for_workers
+from jobs.cluster import can_come, for_workers, offered
 from pipeline import storage
 from pipeline.flow import spread
+from tests.conftest import Handocc
 from tests.s3_faults import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,3 +174,44 @@ def test_the_endpoint_of_the_driver_reaches_the_workers_of_a_cluster(
     assert "the cluster's workers take AWS_ENDPOINT_URL, AWS_REGION from here" in done.stderr
     assert json.loads(storage.read(f"{s3.bucket}/out/summary.json"))["counts"]["samples"] == 24
     assert b"http://" not in storage.read(f"{s3.bucket}/out/job.json")
+
+
+def test_an_address_that_cannot_serve_is_one_line_at_once(
+    tmp_path: Path, shards: Path, handocc_here: Handocc
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"127.0.0.1:{taken.getsockname()[1]}"
+    command = ("annotate", f"{shards}/*.tar", "--model", "tiny", "--weights", "random:0")
+    for address, why in ((nobody, "no Ray cluster answers there"), (f"ray://{nobody}", "ray job submit")):
+        done = handocc_here(*command, "--output", tmp_path, "--address", address)
+        assert done.returncode == 2
+        assert why in done.stderr.splitlines()[-1]
+
+
+def test_what_an_autoscaler_can_bring_counts_before_it_is_there(tmp_path: Path) -> None:
+    assert can_come(tmp_path / "none") == []
+    kinds = {
+        "head": {"max_workers": 0, "resources": {"CPU": 0}},
+        "decode": {"max_workers": 3, "resources": {"CPU": 16}},
+        "infer": {"max_workers": 9, "resources": {"CPU": 0, "GPU": 1}},
+    }
+    (tmp_path / "bootstrap").write_text(json.dumps({"max_workers": 4, "available_node_types": kinds}))
+    resources = offered([{"CPU": 0.0}], can_come(tmp_path / "bootstrap"))
+    assert (resources.cpus, resources.gpus, resources.gpus_now) == (48, 4, 0)
+    assert (resources.node_cpus, resources.gpu_node_cpus) == (16, 0)
+    workers = spread(
+        resources.cpus,
+        resources.gpus,
+        actors=None,
+        gpus_per_actor=None,
+        gpus_now=resources.gpus_now,
+        node_cpus=resources.node_cpus,
+        gpu_node_cpus=resources.gpu_node_cpus,
+    )
+    assert (workers.actors, workers.actor_cpus, workers.device) == ((1, 4), 0, "cuda")
+
+
+def test_what_a_task_or_an_actor_claims_fits_on_one_node() -> None:
+    for node_cpus in (1, 2, 4, 16):
+        workers = spread(10 * node_cpus, 0, actors=None, gpus_per_actor=None, node_cpus=node_cpus)
+        assert workers.actor_cpus + workers.task_cpus <= node_cpus

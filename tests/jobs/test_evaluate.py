@@ -19,6 +19,8 @@ from tests.pipeline.evaluation.annotated import Hand, annotate
 from tests.training_shards import changed, label
 
 DATASETS = get_type_hints(Options)["dataset"].__args__
+# The worst hands are drawn, which takes longer than to measure all.
+NO_PICTURES = ("--worst", "0")
 TURN = Rotation.from_rotvec([0.3, -0.2, 0.5]).as_matrix()
 
 
@@ -53,7 +55,7 @@ def perfect(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
 def test_the_truth_itself_has_no_error_in_any_protocol(
     shards: Path, perfect: Path, tmp_path: Path, dataset: str
 ) -> None:
-    metrics = evaluate(shards, tmp_path / "out", dataset, "--predictions", perfect, "--worst", "0")
+    metrics = evaluate(shards, tmp_path / "out", dataset, "--predictions", perfect, *NO_PICTURES)
     found = means(metrics)
     assert metrics["hands"]["measured"] > 24
     assert {"mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "pa_mpvpe_mm"} <= found.keys()
@@ -114,8 +116,10 @@ def test_a_mirrored_hand_passes_where_the_benchmark_allows_reflections(shards: P
         return hand.moved(lambda points: points * (-1, 1, 1))
 
     predictions = annotate(shards, tmp_path / "predictions", mirrored)
-    by_toolkit = means(evaluate(shards, tmp_path / "toolkit", "dexycb", "--predictions", predictions))
-    by_paper = means(evaluate(shards, tmp_path / "own", "shards", "--predictions", predictions))
+    by_toolkit = means(
+        evaluate(shards, tmp_path / "toolkit", "dexycb", "--predictions", predictions, *NO_PICTURES)
+    )
+    by_paper = means(evaluate(shards, tmp_path / "own", "shards", "--predictions", predictions, *NO_PICTURES))
     assert by_toolkit["pa_mpjpe_mm"] < 1e-3
     assert by_toolkit["paper_pa_mpjpe_mm"] > 1
     assert by_paper["pa_mpjpe_mm"] == pytest.approx(by_toolkit["paper_pa_mpjpe_mm"])
@@ -130,7 +134,7 @@ def test_a_hand_without_a_prediction_fails_and_is_named(
         return None if key == "00000003" else hand
 
     predictions = annotate(shards, tmp_path / "predictions", all_but_one)
-    metrics = evaluate(shards, tmp_path / "out", "ho3d-v2", "--predictions", predictions)
+    metrics = evaluate(shards, tmp_path / "out", "ho3d-v2", "--predictions", predictions, *NO_PICTURES)
     hands, found = metrics["hands"], means(metrics)
     assert hands["missing"] >= 1
     assert metrics["reasons"] == {"box outside": hands["missing"]}
@@ -159,11 +163,11 @@ def test_only_what_changed_is_measured_anew_and_the_sums_are_the_same(
     shards: Path, perfect: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    first = evaluate(shards, out, "shards", "--predictions", perfect)
+    first = evaluate(shards, out, "shards", "--predictions", perfect, *NO_PICTURES)
     assert first["this_run"]["units"] == 6
     before = {path.name: path.read_bytes() for path in (out / "errors").iterdir()}
     next((out / "errors").iterdir()).unlink()
-    again = evaluate(shards, out, "shards", "--predictions", perfect)
+    again = evaluate(shards, out, "shards", "--predictions", perfect, *NO_PICTURES)
     assert again["this_run"]["units"] == 1
     assert {path.name: path.read_bytes() for path in (out / "errors").iterdir()} == before
     assert again["metrics"] == first["metrics"]

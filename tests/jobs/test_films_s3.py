@@ -21,7 +21,7 @@ from tests.s3_jobs import RATES, committed, kill_at, parts
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
-EVERY = 12  # frames of the real film
+EVERY = 24  # frames of the real film
 TINY = ("--model", "tiny", "--weights", "random:0")
 
 
@@ -110,7 +110,7 @@ def test_films_on_failing_storage_are_accounted_for_also_when_the_driver_is_kill
     names = ("whole.mp4", "overwritten.mp4", "overwritten.mkv", "sound.mp4")
     films = {
         name: data
-        for name, data in copies(encode(tmp_path, PLAIN, frames=24), tmp_path).items()
+        for name, data in copies(encode(tmp_path, PLAIN, frames=16), tmp_path).items()
         if name in names
     }
     command = ["annotate", *put_all(bucket, films), *TINY, "--boxes", "whole", "--side", "right"]
@@ -119,7 +119,7 @@ def test_films_on_failing_storage_are_accounted_for_also_when_the_driver_is_kill
     assert calm.returncode == 1, calm.stderr
     ledger = check_account(f"{bucket}/calm", lambda _: True)
     assert {name for name in films if damage(ledger[name]) is None} == {"whole.mp4", "overwritten.mp4"}
-    assert Counter(row["status"] for row in ledger["whole.mp4"]) == {"annotated": 24}
+    assert Counter(row["status"] for row in ledger["whole.mp4"]) == {"annotated": 16}
     assert {row["status"] for row in ledger["overwritten.mp4"]} == {"annotated", "rejected"}
     s3.faults.rates = RATES
     rough = [*command, "--output", f"{bucket}/rough"]
@@ -140,7 +140,7 @@ def test_hands_found_in_damaged_films_are_those_of_the_whole_one_also_after_thre
         pytest.skip("no detector's model file: `handocc fetch-detector`")
     films = copies(shared / "real" / "videos" / "asl_hand_25fps.mp4", tmp_path)
     command = ["annotate", *put_all(bucket, films), *TINY, "--boxes", "detect", "--every", str(EVERY)]
-    command += ["--unit-rows", "8", "--meshes", "tar"]
+    command += ["--unit-rows", "4", "--meshes", "tar"]
     calm = handocc(*command, "--output", f"{bucket}/calm", timeout=900)
     assert calm.returncode == 1, calm.stderr
     ledger = check_account(f"{bucket}/calm", lambda number: number % EVERY == 0)

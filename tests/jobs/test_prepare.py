@@ -21,7 +21,7 @@ def digests(folder: Path) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_half_downloaded_benchmark_is_prepared_and_completed_later(
-    tmp_path: Path, handocc: Handocc
+    tmp_path: Path, handocc_on_one_ray: Handocc
 ) -> None:
     root, mano, out = ho3d.build(tmp_path / "root"), write_mano(tmp_path / "mano"), tmp_path / "out"
     picture = root / "train/MC1/rgb/0007.png"
@@ -29,7 +29,7 @@ def test_a_half_downloaded_benchmark_is_prepared_and_completed_later(
     picture.unlink()
     command = ("prepare", "ho3d-v2", root, "--output", out, "--mano", mano, "--per-shard", 2)
 
-    first = handocc(*command)
+    first = handocc_on_one_ray(*command)
     assert first.returncode == 1, first.stderr
     assert "4 frames: 2 with a hand, 1 without, 1 rejected" in first.stdout
     assert "missing image" in first.stdout
@@ -41,7 +41,7 @@ def test_a_half_downloaded_benchmark_is_prepared_and_completed_later(
 
     picture.write_bytes(kept)
     (out / "ho3d-v2-train-00000000-00000002.tar").unlink()
-    again = handocc(*command, "--retry-rejected")
+    again = handocc_on_one_ray(*command, "--retry-rejected")
     assert again.returncode == 0, again.stderr
     assert "4 frames: 3 with a hand, 1 without, 0 rejected" in again.stdout
     assert digests(out)["ho3d-v2-train-00000000-00000002.tar"] == done["ho3d-v2-train-00000000-00000002.tar"]

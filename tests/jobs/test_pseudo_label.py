@@ -48,11 +48,13 @@ def require_sums(output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.ray
-def test_what_it_writes_is_what_training_reads(tmp_path: Path, shards: Path, handocc: Handocc) -> None:
+def test_what_it_writes_is_what_training_reads(
+    tmp_path: Path, shards: Path, handocc_on_one_ray: Handocc
+) -> None:
     output = tmp_path / "out"
     command = ("pseudo-label", f"{shards}/*.tar", "--output", output, *NETWORK)
     command = (*command, "--min-confidence", "0", "--per-shard", "10", "--licence", "CC0-1.0")
-    done = handocc(*command)
+    done = handocc_on_one_ray(*command)
     assert done.returncode == 0, done.stderr
     manifest = require_sums(output)
     assert manifest["licence"] == "CC0-1.0"
@@ -80,7 +82,7 @@ def test_what_it_writes_is_what_training_reads(tmp_path: Path, shards: Path, han
     stored = ("pseudo-label", "--predictions", output / "predictions", "--output", tmp_path / "stored")
     limited = (*stored, "--min-confidence", "0", "--max-expected-error", "8")
     assert main([str(word) for word in limited]) == 2, "an untrained network knows no expected error"
-    again = handocc(*stored, "--min-confidence", "0", "--per-source", "5", "--still-mm", "0")
+    again = handocc_on_one_ray(*stored, "--min-confidence", "0", "--per-source", "5", "--still-mm", "0")
     assert again.returncode == 0, again.stderr
     assert require_sums(tmp_path / "stored")["hands"]["kept"] == 10
 
@@ -121,23 +123,25 @@ def test_killed_again_and_again_it_writes_the_same_bytes(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_pictures_that_were_away_are_tried_again_and_the_files_of_others_stay(
-    tmp_path: Path, shards: Path, handocc: Handocc
+    tmp_path: Path, shards: Path, handocc_on_one_ray: Handocc
 ) -> None:
     inputs, output = tmp_path / "in", tmp_path / "out"
     shutil.copytree(shards, inputs)
     predictions = tmp_path / "annotated"
-    assert handocc("annotate", f"{inputs}/*.tar", "--output", predictions, *NETWORK).returncode == 0
+    assert (
+        handocc_on_one_ray("annotate", f"{inputs}/*.tar", "--output", predictions, *NETWORK).returncode == 0
+    )
     first, _ = sorted(inputs.glob("*.tar"))
     first.rename(tmp_path / "away")
     command = ("pseudo-label", "--predictions", predictions, "--output", output, "--min-confidence", "0")
     command = (*command, "--per-shard", "10", "--still-mm", "0")
-    done = handocc(*command)
+    done = handocc_on_one_ray(*command)
     assert done.returncode == 1, done.stderr
     assert "--retry-rejected tries again" in done.stderr
     assert require_sums(output)["hands"]["dropped"].keys() == {"unreadable picture"}
     (tmp_path / "away").rename(first)
     (output / "pseudo-notes.md").write_text("mine")
-    again = handocc(*command, "--retry-rejected")
+    again = handocc_on_one_ray(*command, "--retry-rejected")
     assert again.returncode == 0, again.stderr
     assert not require_sums(output)["hands"]["dropped"]
     assert (output / "pseudo-notes.md").read_text() == "mine"

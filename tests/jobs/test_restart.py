@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -32,13 +32,28 @@ def command(shards: Path, output: Path) -> list[str]:
     ]
 
 
-def run_and_kill(shards: Path, output: Path, after_s: float) -> bool:
-    """Starts the job and kills it with SIGKILL after so many seconds; says whether it was still running."""
+class Kill(NamedTuple):
+    """A SIGKILL so many seconds behind a job's start, or behind the first part that it commits."""
+
+    after_s: float
+    behind_a_commit: bool = False
+
+
+def run_and_kill(shards: Path, output: Path, kill: Kill) -> bool:
+    """Starts the job and kills it; says whether it was still running."""
     process = subprocess.Popen(
         command(shards, output), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    before, deadline = len(committed(output)), time.monotonic() + 120
+    while (
+        kill.behind_a_commit
+        and len(committed(output)) == before
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.01)
     try:
-        process.wait(timeout=after_s)
+        process.wait(timeout=kill.after_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -62,21 +77,24 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     return output
 
 
-def check_kills(moments: list[float], shards: Path, output: Path, undisturbed: Path) -> int:
-    """Kills the job at each moment; returns how often it was hit while it ran."""
-    hits = 0
-    for moment in moments:
+def check_kills(kills: Sequence[Kill], shards: Path, output: Path, undisturbed: Path) -> int:
+    """Kills the job again and again, until it was faster; returns how many kills fell between two commits."""
+    between = 0
+    for kill in kills:
         before = committed(output)
-        hits += run_and_kill(shards, output, moment)
+        was_running = run_and_kill(shards, output, kill)
         after = committed(output)
         assert before.items() <= after.items(), "a finished unit was lost or done again"
         for path in (output / "annotations").glob("*.parquet"):
             pq.read_table(path)
+        between += len(before) < len(after) < 24
+        if not was_running:
+            break
     done = subprocess.run(command(shards, output), cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert contents(output) == contents(undisturbed)
     assert not list(output.rglob(".tmp-*"))
-    return hits
+    return between
 
 
 def committed(output: Path) -> dict[str, int]:
@@ -84,30 +102,22 @@ def committed(output: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in parts}
 
 
-def test_two_kills_lose_and_double_nothing(tmp_path: Path, shards: Path, undisturbed: Path) -> None:
-    started = time.monotonic()
-    watched = subprocess.Popen(
-        command(shards, tmp_path / "out"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    # The first kill falls right behind the first commit, wherever on this machine that is.
-    while (
-        len(committed(tmp_path / "out")) < 3 and watched.poll() is None and time.monotonic() - started < 120
-    ):
-        time.sleep(0.01)
-    watched.kill()
-    watched.wait()
-    assert 3 <= len(committed(tmp_path / "out")) < 24
-    check_kills([3.0], shards, tmp_path / "out", undisturbed)
+def test_a_kill_behind_a_commit_and_one_at_a_start_lose_and_double_nothing(
+    tmp_path: Path, shards: Path, undisturbed: Path
+) -> None:
+    kills = [Kill(0.0, behind_a_commit=True), Kill(3.0)]
+    assert check_kills(kills, shards, tmp_path / "out", undisturbed) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_twenty_kills_at_random_moments_lose_and_double_nothing(
+def test_kills_at_random_moments_lose_and_double_nothing(
     tmp_path: Path, shards: Path, undisturbed: Path
 ) -> None:
     rng = random.Random(os.environ.get("PYTEST_SEED", "20"))
-    moments = [rng.uniform(0.5, 20.0) for _ in range(20)]
-    assert check_kills(moments, shards, tmp_path / "out", undisturbed) >= 3
+    kills = [Kill(rng.uniform(0.5, 10.0)) for _ in range(6)]
+    kills += [Kill(rng.uniform(0.0, 0.3), behind_a_commit=True) for _ in range(12)]
+    assert check_kills(kills, shards, tmp_path / "out", undisturbed) >= 3
 
 
 @pytest.mark.slow

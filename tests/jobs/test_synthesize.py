@@ -25,23 +25,27 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_pictures_in_any_shards(
-    tmp_path: Path, handocc: Callable[..., Any]
+    tmp_path: Path, handocc_on_one_ray: Callable[..., Any]
 ) -> None:
-    one = handocc(
+    one = handocc_on_one_ray(
         "synthesize", "--output", tmp_path / "a", "--count", 9, "--seed", 5, "--per-shard", 4, "--size", 128
     )
     assert one.returncode == 0, one.stderr
-    other = handocc("synthesize", "--output", tmp_path / "b", "--count", 9, "--seed", 5, "--size", 128)
+    other = handocc_on_one_ray(
+        "synthesize", "--output", tmp_path / "b", "--count", 9, "--seed", 5, "--size", 128
+    )
     assert other.returncode == 0, other.stderr
     assert len(list((tmp_path / "a").glob("*.tar"))) == 3
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     (tmp_path / "a" / "synthetic-5-00000004-00000008.tar").unlink()
-    again = handocc(
+    again = handocc_on_one_ray(
         "synthesize", "--output", tmp_path / "a", "--count", 9, "--seed", 5, "--per-shard", 4, "--size", 128
     )
     assert "4 pictures" in again.stderr
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    refused = handocc("synthesize", "--output", tmp_path / "a", "--count", 9, "--seed", 6, "--per-shard", 4)
+    refused = handocc_on_one_ray(
+        "synthesize", "--output", tmp_path / "a", "--count", 9, "--seed", 6, "--per-shard", 4
+    )
     assert refused.returncode == 2
     assert "seed was 5 and is 6" in refused.stderr
 

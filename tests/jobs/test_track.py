@@ -34,7 +34,7 @@ def parts(output: Path) -> dict[str, bytes]:
 
 
 def test_films_are_annotated_tracked_and_measured(
-    films: Path, tmp_path: Path, handocc: Callable[..., Any]
+    films: Path, tmp_path: Path, handocc_on_one_ray: Callable[..., Any]
 ) -> None:
     output = tmp_path / "out"
     boxes = [
@@ -47,9 +47,9 @@ def test_films_are_annotated_tracked_and_measured(
         "--unit-rows",
         "9",
     ]
-    done = handocc("annotate", films / "films", "--output", output, *boxes)
+    done = handocc_on_one_ray("annotate", films / "films", "--output", output, *boxes)
     assert done.returncode == 0, done.stderr
-    done = handocc("track", output, "--truth", films / "truth")
+    done = handocc_on_one_ray("track", output, "--truth", films / "truth")
     assert done.returncode == 0, done.stderr
     assert "4 films (4 in this run): 6 tracks in 80 frames" in done.stdout
     assert "acceleration_mm_per_frame2" in done.stdout

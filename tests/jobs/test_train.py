@@ -94,10 +94,12 @@ def test_the_best_and_the_last_weights_are_kept_with_all_that_they_need(trained:
 
 @pytest.mark.ray
 def test_annotate_takes_the_weights_as_they_are(
-    trained: Path, tmp_path: Path, shards: Path, handocc: Callable[..., Any]
+    trained: Path, tmp_path: Path, shards: Path, handocc_on_one_ray: Callable[..., Any]
 ) -> None:
     weights = trained / "weights" / "last.safetensors"
-    done = handocc("annotate", shards / "*.tar", "--output", tmp_path / "out", "--weights", weights)
+    done = handocc_on_one_ray(
+        "annotate", shards / "*.tar", "--output", tmp_path / "out", "--weights", weights
+    )
     assert done.returncode == 0, done.stderr
     assert "synthetic hands only" in done.stderr
     for name in ("job.json", "summary.json"):

@@ -164,7 +164,7 @@ def test_a_real_film_in_smaller_units(shared: Path, rows: int) -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_film_is_annotated_the_same_in_units_of_any_size(
-    films: Path, tmp_path: Path, handocc: Callable[..., Any]
+    films: Path, tmp_path: Path, handocc_on_one_ray: Callable[..., Any]
 ) -> None:
     found = []
     for rows in (7, 1000):
@@ -172,7 +172,9 @@ def test_a_film_is_annotated_the_same_in_units_of_any_size(
         options = (
             "--boxes whole --side right --every 3 --model tiny --weights random:0 --batch-size 4".split()
         )
-        done = handocc("annotate", films / "open.mkv", "--output", out, *options, "--unit-rows", rows)
+        done = handocc_on_one_ray(
+            "annotate", films / "open.mkv", "--output", out, *options, "--unit-rows", rows
+        )
         assert done.returncode == 0, done.stderr
         found.append(
             duckdb.sql(
@@ -187,6 +189,6 @@ def test_a_film_is_annotated_the_same_in_units_of_any_size(
         for name in ("joints", "joints_2d"):
             one, two = (np.array([np.stack(row) for row in table[name]]) for table in (found[0], other))
             assert np.abs(one - two).max() < 1e-4 * np.abs(one).max()
-    report = handocc("report", out, "--count", "3")
+    report = handocc_on_one_ray("report", out, "--count", "3")
     assert report.returncode == 0, report.stderr
     assert len(list((out / "report" / "hands").glob("*.png"))) == 3

@@ -69,12 +69,9 @@ def test_every_ablation_of_the_paper_trains_when_made_small(row: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "row", ["table1/fit+set", "table1/residual", "table2/softmax_softmax", "table4/identity"]
-)
 @pytest.mark.parametrize("preset", ["paper", "release"])
-def test_the_full_networks_train(preset: str, row: str) -> None:
-    _trains(ablation_configs(preset)[row])
+def test_the_full_networks_train(preset: str) -> None:
+    _trains(PRESETS[preset])
 
 
 def test_the_release_has_the_published_parameters_but_the_dead_convolution() -> None:
