@@ -14,7 +14,7 @@ from jobs import exits
 from jobs.console import say
 from jobs.options import from_file, option
 from jobs.train import Options as Train
-from model.config import ABLATION_TABLES, ABLATIONS, ablation_configs
+from model.config import ABLATION_TABLES, ABLATIONS, ModelConfig, ablation_configs
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.evaluation.tables import TABLE_1, TABLE_2, TABLE_3, TABLE_4, Table, to_text, with_row
@@ -69,8 +69,15 @@ def run(options: Options) -> int:
 
 def first_of_equals(model: str) -> dict[str, str]:
     """Returns for every row of the tables the first one that is the same network."""
-    configs = {row: replace(config, name="") for row, config in ablation_configs(model).items()}
+    configs = {row: _unnamed(config) for row, config in ablation_configs(model).items()}
     return {row: next(other for other in ABLATIONS if configs[other] == configs[row]) for row in ABLATIONS}
+
+
+def _unnamed(config: ModelConfig) -> ModelConfig:
+    """Returns a config without its name; FIT before a SET that passes on what it is given is FIT alone."""
+    if config.neck == "fit+set" and config.set_block == "identity":
+        config = replace(config, neck="fit", set_block="transformer")
+    return replace(config, name="")
 
 
 def _as_option(row: str) -> str:

@@ -284,7 +284,7 @@ def _digest(units: Sequence[Unit]) -> str:
 def _notes(hand_model: HandModel, chosen: Recipe) -> dict[str, str]:
     notes = {"recipe": chosen.name}
     if hand_model.name.startswith("synthetic"):
-        notes["trained on"] = "synthetic hands only"
+        notes["trained on"] = "labels of the procedural hand only"
     return notes
 
 

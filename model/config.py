@@ -287,7 +287,7 @@ def ablated(config: ModelConfig, changes: Sequence[str]) -> ModelConfig:
 
     Raises ModelError, with what there is, for a name or value that is none, or rows that exclude each other.
     """
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for change in changes:
         name, _, value = change.partition("=")
         row = f"{ABLATION_TABLES.get(name)}/{value}"
@@ -298,6 +298,13 @@ def ablated(config: ModelConfig, changes: Sequence[str]) -> ModelConfig:
             }
             choices = "; ".join(f"{option}= {values}" for option, values in known.items())
             raise ModelError(f"there is no ablation {change!r}; there are {choices}")
+        other = next((earlier for earlier in rows if earlier.startswith(row.split("/")[0])), row)
+        if other != row:
+            raise ModelError(f"{change} and {name}={other.split('/')[1]} are rows of one table; choose one")
         rows[row] = ABLATIONS[row]
     merged = {field: value for row in rows.values() for field, value in row.items()}
-    return dataclasses.replace(config, name="/".join([config.name, *rows]), **merged)
+    chosen = dataclasses.replace(config, name="/".join([config.name, *rows]), **merged)
+    for option, there in (("fit", chosen.has_fit), ("fit_residual", chosen.has_fit), ("set", chosen.has_set)):
+        if not there and any(row.startswith(ABLATION_TABLES[option]) for row in rows):
+            raise ModelError(f"{option}= needs a neck with {option[:3].upper()}, neck={chosen.neck} has none")
+    return chosen

@@ -145,7 +145,7 @@ def build_network(config: ModelConfig) -> HandOccNet:
         injection=injection,
         injection_norm=norm(),
         enhancement=enhancement,
-        enhancement_norm=norm(there=config.has_set),
+        enhancement_norm=norm(there=config.has_set and config.set_block != "identity"),
         heatmap_head=heatmap_head,
         regressor=regressor,
         error_head=ErrorHead(config) if config.error_head else None,

@@ -99,6 +99,9 @@ def test_rows_of_two_tables_go_together() -> None:
         (["fit=hard"], "there is no ablation 'fit=hard'; there are neck= identity, residual"),
         (["softmax"], "there is no ablation 'softmax'"),
         (["neck=fit", "set=identity"], "set_block=identity needs a neck with SET"),
+        (["neck=fit", "neck=set"], "neck=set and neck=fit are rows of one table"),
+        (["neck=identity", "fit=softmax"], "fit= needs a neck with FIT, neck=identity has none"),
+        (["neck=fit", "set=one_transformer"], "set= needs a neck with SET, neck=fit has none"),
     ],
 )
 def test_what_is_no_row_and_what_excludes_another_is_refused(changes: list[str], said: str) -> None:

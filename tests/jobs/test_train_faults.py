@@ -50,6 +50,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_checkpoint(
     small = ("--batch-size", "4", "--micro-batch", "2", "--workers", "2")
     assert train(*small, "--steps", "1")[0] == 0
     kept = list((tmp_path / "out" / "run").glob("checkpoint_20*/state.pt"))
+    assert kept
     status, said = train(*small, "--steps", "20", "--resume", "--learning-rate", "1e12")
     assert status == 2
     last = said.splitlines()[-1]

@@ -187,4 +187,7 @@ def test_a_second_look_leaves_the_prediction_as_it_is_and_tells_hands_apart_by_i
     assert np.array_equal(once.confidence, twice.confidence)
     assert twice.shift_error_mm is not None
     assert (twice.shift_error_mm > 0).all()
+    assert twice.flip_error_mm is not None
     assert np.isfinite(twice.flip_error_mm).all()
+    apart = np.linalg.norm(once.joints[2] - once.joints[2] * (-1, 1, 1), axis=1).mean()
+    assert twice.flip_error_mm[2] == pytest.approx(1000 * apart, rel=1e-4)
