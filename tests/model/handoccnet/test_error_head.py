@@ -3,7 +3,8 @@
 import torch
 
 from model.config import preset
-from model.handoccnet.error_head import ErrorHead
+from model.handoccnet.error_head import ErrorHead, joint_evidence
+from model.handoccnet.heatmaps import Heatmaps
 from model.handoccnet.network import build_network
 
 
@@ -41,3 +42,22 @@ def test_it_learns_which_joints_are_wrong_and_so_which_hands() -> None:
         predicted = head.judge(joints, hands).exp()
     assert torch.corrcoef(torch.stack([predicted[:, 0], errors_mm[:, 0]]))[0, 1] > 0.5
     assert torch.corrcoef(torch.stack([predicted[:, 1:].flatten(), errors_mm[:, 1:].flatten()]))[0, 1] > 0.5
+
+
+def test_a_joints_evidence_is_read_where_the_joint_is_and_from_the_shape_of_its_heatmap() -> None:
+    heatmaps = torch.zeros(1, 2, 4, 8)
+    heatmaps[0, 0, 1, [2, 6]] = 0.5
+    heatmaps[0, 1, 3, 1] = 1
+    joints_2d = torch.tensor([[[4.5 / 8, 1.5 / 4], [1.5 / 8, 3.5 / 4]]])
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(8.0), indexing="ij")
+    encoding = torch.stack([rows, columns])[None]
+    evidence = joint_evidence(Heatmaps(encoding, heatmaps, joints_2d), columns[None, None] / 10)
+    row, column, necessity, _, _, own, spread_x, spread_y, size, x, y = evidence.unbind(2)
+    torch.testing.assert_close(torch.stack([row, column], 2), torch.tensor([[[1.0, 4], [3, 1]]]))
+    torch.testing.assert_close(necessity, torch.tensor([[0.4, 0.1]]))
+    torch.testing.assert_close(own, (torch.tensor([[0, 1.0]]) + 1e-4).log())
+    torch.testing.assert_close(spread_x, torch.tensor([[2 / 8, 0]]))
+    torch.testing.assert_close(spread_y, torch.zeros(1, 2), atol=1e-3, rtol=0)
+    from_centre = torch.stack([x, y], 2)
+    torch.testing.assert_close(from_centre, torch.tensor([[[1.5 / 8, -1 / 4], [-1.5 / 8, 1 / 4]]]))
+    torch.testing.assert_close(size, from_centre.norm(dim=2))

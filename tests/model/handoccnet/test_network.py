@@ -100,17 +100,28 @@ def test_in_tiny_growing_features_do_not_saturate_the_attention() -> None:
 @pytest.mark.parametrize("preset", ["tiny", "release"])
 def test_bfloat16_changes_little_and_keeps_the_outputs_float32(preset: str) -> None:
     torch.manual_seed(0)
-    config = PRESETS[preset]
-    network = build_network(config).eval()
+    config = dataclasses.replace(PRESETS[preset], input_size=128, feature_size=16)
+    network = build_network(config).train()
+    images = _images(config, 4)
+    with torch.no_grad():
+        # As they begin, the published network's weights are nearly silent, whatever the precision.
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        network(images)
+    network.eval()
     with torch.inference_mode():
-        exact = network(_images(config, 1))
+        exact = network(images)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half = network(_images(config, 1))
+            half = network(images)
+    assert (exact.joints_2d - 0.5).abs().max() > 0.03
     assert {half.rotations.dtype, half.axis_angle.dtype, half.betas.dtype, half.joints_2d.dtype} == {
         torch.float32
     }
-    assert (half.joints_2d - exact.joints_2d).abs().max() < 0.01
-    assert (half.betas - exact.betas).abs().max() < 0.05
+    assert (half.joints_2d - exact.joints_2d).abs().max() < 0.02
+    assert (half.betas - exact.betas).abs().max() < 0.1
 
 
 def test_the_forward_is_one_graph_for_the_compiler() -> None:
