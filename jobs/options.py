@@ -79,7 +79,8 @@ def _how(hint: Any, field: "dataclasses.Field[Any]") -> dict[str, Any]:
         text += f" (default: {field.default})"
     how: dict[str, Any] = {"help": text.replace("%", "%%"), "default": None}
     if kind is bool:
-        return {**how, "action": "store_const", "const": True}
+        # With --no-…, which takes back what the file says.
+        return {**how, "action": argparse.BooleanOptionalAction}
     if get_origin(kind) is Literal:
         how["choices"] = get_args(kind)
     else:

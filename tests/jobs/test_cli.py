@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ def test_damaged_job_files_are_said_in_one_line(tmp_path: Path, capsys: pytest.C
     (tmp_path / "folder" / "job.json").mkdir(parents=True)
     assert main(["status", str(tmp_path / "folder")]) == exits.USAGE
     assert "job.json cannot be read" in capsys.readouterr().err
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    assert main(["--version"]) == exits.DONE
+    version = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["version"]
+    assert capsys.readouterr().out == f"handocc {version}\n"
 
 
 def test_a_bug_does_not_look_like_a_finished_job(

@@ -25,6 +25,13 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     )
 
 
+def test_the_command_line_takes_back_a_switch_of_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text("inputs: [a]\noutput: out\noverwrite: true\ntta: true\n")
+    options = parse(Options, "annotate", ["--config", str(config), "--no-overwrite"])
+    assert (options.overwrite, options.tta, options.vertices) == (False, True, False)
+
+
 def test_everything_wrong_in_the_file_is_said_at_once(tmp_path: Path) -> None:
     config = tmp_path / "job.yaml"
     config.write_text("colour: red\nbatchsize: 3\nlimit: many\nmeshes: obj\nvertices: 1\ninputs: a\n")
