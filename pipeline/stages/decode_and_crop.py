@@ -15,12 +15,13 @@ from pipeline import quality
 from pipeline.boxes.box_source import BoxSource
 from pipeline.errors import DataError
 from pipeline.intrinsics import CameraRule, KnownCamera
-from pipeline.records import HANDS, LEDGER, Counts, HandBox, Sample, Unit, UnitRecord, no_crops
+from pipeline.records import HANDS, LEDGER, Counts, HandBox, Sample, Unit, UnitRecord
 from pipeline.sources import SOURCES
 from pipeline.stages.decode import Photo, decode_photo
 from pipeline.units import load_keys
 
 MAX_HANDS = 1000
+MAX_CROP_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class DecodeAndCrop:
     """Turns a unit into crops and a ledger; a full frame never leaves this stage.
 
     output: where the plan lies, with the keys of the unit's samples. cameras: which camera saw a hand.
+    crop_bytes: what a unit's crops may take; a unit is cut by samples, and hands beyond that are rejected.
     """
 
     output: str
@@ -35,11 +37,14 @@ class DecodeAndCrop:
     crop_rule: CropRule
     crop_size: int
     cameras: CameraRule = CameraRule()
+    crop_bytes: int = MAX_CROP_BYTES
 
     def __call__(self, record: UnitRecord) -> UnitRecord:
         started = time.perf_counter()
-        unit, page = record.unit, _Page(record.unit)
+        unit = record.unit
         keys = load_keys(self.output, unit)
+        most = min(self.crop_bytes // (self.crop_size**2 * 3), len(keys) * MAX_HANDS)
+        page = _Page(unit, np.empty((most, self.crop_size, self.crop_size, 3), np.uint8))
         for sample in SOURCES[unit.source].read(unit, keys):
             self._take(sample, page)
         if unit.damage is not None:
@@ -49,7 +54,7 @@ class DecodeAndCrop:
             unit=unit,
             ledger=ledger,
             hands=pa.Table.from_pylist(page.hands, schema=HANDS),
-            crops=np.stack(page.crops) if page.crops else no_crops(self.crop_size),
+            crops=page.crops[: len(page.hands)],
             counts=Counts.of_ledger(ledger),
             seconds=record.seconds,
         )
@@ -79,6 +84,7 @@ class DecodeAndCrop:
             try:
                 if isinstance(hand, DataError):
                     raise hand
+                page.require_room()
                 height, width = image.shape[:2]
                 camera = self.cameras.choose(hand.camera, photo.camera, width, height)
                 crop, affine = cut_out(image, hand.bbox, hand.side, self.crop_rule, self.crop_size)
@@ -110,13 +116,26 @@ def cut_out(
 
 
 class _Page:
-    """A unit's account while it is read: one ledger row per hand asked for and per sample without any."""
+    """A unit's account while it is read: one ledger row per hand asked for and per sample without any.
 
-    def __init__(self, unit: Unit) -> None:
+    crops: room for them, which takes memory only as it is filled; they are never copied.
+    """
+
+    def __init__(self, unit: Unit, crops: NDArray[np.uint8]) -> None:
         self.unit = unit
         self.ledger: list[dict[str, Any]] = []
         self.hands: list[dict[str, Any]] = []
-        self.crops: list[NDArray[np.uint8]] = []
+        self.crops = crops
+
+    def require_room(self) -> None:
+        """Raises DataError where the unit's crops already take all that they may."""
+        if len(self.hands) == len(self.crops):
+            samples = self.unit.last - self.unit.first
+            detail = (
+                f"the crops of more than {len(self.crops)} hands take too much memory; "
+                f"--unit-rows below {samples} makes smaller units"
+            )
+            raise DataError("unit full", detail)
 
     def enter(self, sample: Sample | None, index: int | None, status: str, **more: str) -> None:
         row: dict[str, Any] = {"source": self.unit.input, "hand_index": index, "status": status, **more}
@@ -139,6 +158,7 @@ class _Page:
     ) -> None:
         part = quality.shown_part(affine, image_width=shape[1], image_height=shape[0])
         place = sample.key if sample.frame_index is None else str(sample.frame_index)
+        self.crops[len(self.hands)] = crop
         self.hands.append(
             {
                 "instance_id": f"{self.unit.input}#{place}#{index}",
@@ -163,5 +183,4 @@ class _Page:
                 "ledger_row": len(self.ledger),
             }
         )
-        self.crops.append(crop)
         self.enter(sample, index, "annotated")
