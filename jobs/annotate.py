@@ -4,7 +4,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -31,7 +31,7 @@ from pipeline.tracking.stage import forget_tracks
 from pipeline.units import Settled, within
 
 ENOUGH_TO_JUDGE = 100
-UNITS_TO_MATCH = 64
+UNITS_TO_MATCH = 256
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ def run(options: Options) -> int:
         if dropped:
             say(f"removed {dropped} parts of units that are no longer planned")
         if isinstance(job.boxes, Table):
-            some_keys = any_keys(output, settled.units[:UNITS_TO_MATCH])
-            job.boxes.require_any(some_keys | {unit.name for unit in settled.units})
+            job.boxes.require_any(_keys_of_boxes(output, settled.units))
         units = within([unit for unit in settled.units if unit.unit_id in settled.requested], options.limit)
         done = {name: part.counts for name, part in committed(output, settled.units, job.fingerprint).items()}
         left = [unit for unit in units if unit.unit_id not in done or _again(unit, done, settled, options)]
@@ -194,13 +193,11 @@ def annotation(options: Options, choice: ModelChoice) -> Annotation:
     """Returns the job that the options describe."""
     detector = DetectorOptions(options.detector, options.max_hands, options.tiles)
     source = boxes.choose(options.boxes, options.side, detector)
-    table = storage.stat(options.boxes) if isinstance(source, Table) else None
-    detected = source.identity if isinstance(source, Detect) else options.boxes
     return Annotation(
         weights=choice.weights,
         hand_model=choice.hand_model,
         boxes=source,
-        boxes_identity=f"{table.uri} {table.size}-{table.version}" if table else detected,
+        boxes_identity=source.identity if isinstance(source, Table | Detect) else options.boxes,
         side=options.side,
         crop_rule=choose_crop_rule(options.boxes, options.box_scale),
         precision=options.precision,
@@ -211,6 +208,14 @@ def annotation(options: Options, choice: ModelChoice) -> Annotation:
         cameras=camera_rule(options.camera),
         tta=options.tta,
     )
+
+
+def _keys_of_boxes(output: str, units: Sequence[Unit]) -> Iterator[set[str]]:
+    """Yields the keys by which a boxes table knows samples, those of some units at a time."""
+    for start in range(0, len(units), UNITS_TO_MATCH):
+        some = units[start : start + UNITS_TO_MATCH]
+        films = {unit.name for unit in some if unit.source == "video"}
+        yield films | any_keys(output, [unit for unit in some if unit.source != "video"])
 
 
 def _flow(options: Options, job: Annotation, output: str, resources: Resources) -> Flow:

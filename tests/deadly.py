@@ -61,6 +61,8 @@ class DeadlyStep:
 class Rejecting:
     """Enters every sample as rejected."""
 
+    crop_size = 8
+
     def take(self, sample: Sample, page: Page) -> None:
         assert sample.error is not None
         self.reject(sample, page, sample.error, "read")

@@ -4,7 +4,7 @@ from pipeline import storage
 from pipeline.boxes.box_source import BoxSource
 from pipeline.boxes.detect import DetectorOptions, load_detector
 from pipeline.boxes.given import Given
-from pipeline.boxes.table import Table, load
+from pipeline.boxes.table import Table, load, version_of
 from pipeline.boxes.whole import Whole
 from pipeline.errors import ConfigError
 
@@ -32,5 +32,9 @@ def choose(boxes: str, side: str | None, detector: DetectorOptions | None = None
         return load_detector(detector or DetectorOptions())
     if not boxes.lower().endswith((".parquet", ".csv", ".json")):
         raise ConfigError(f"--boxes {boxes}: must be {CHOICES} (.parquet, .csv or .json)")
-    load(storage.canonical(boxes))
-    return Table(storage.canonical(boxes), side)
+    uri = storage.canonical(boxes)
+    version = version_of(uri)
+    if version is None:
+        raise ConfigError(f"--boxes {uri}: there is no such file")
+    load(uri, version)
+    return Table(uri, version, side)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,9 @@ from pipeline.names import to_text
 from pipeline.records import Sample, Unit
 from pipeline.sources.source import Extent, Input, Source, require_unchanged, unrepeated
 
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 16
+# Arrow would else fetch a row group's columns whole, before the first row of it is there.
+BUFFER_BYTES = 1 << 20
 COLUMNS = ("key", "image", "hands", "camera")
 
 # What Arrow raises for a file that is damaged.
@@ -33,13 +36,15 @@ def probe(table: Input) -> Extent:
                 raise ConfigError(f"{table.uri}: no column `image`; it has {', '.join(names)}")
             if twice := [name for name in COLUMNS if names.count(name) > 1]:
                 return Extent([], damage=f"two columns are named `{twice[0]}`")
-            groups = range(file.num_row_groups)
-            if file.metadata.num_rows != sum(file.metadata.row_group(group).num_rows for group in groups):
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            ends = list(accumulate((group.num_rows for group in groups), initial=0))
+            if file.metadata.num_rows != ends[-1]:
                 return Extent([], damage="its footer contradicts itself in how many rows there are")
             keys = _keys(file) if "key" in names else [str(row) for row in range(file.metadata.num_rows)]
     except _UNREADABLE as error:
         return Extent([], damage=f"not a readable Parquet file: {error or type(error).__name__}")
-    return Extent(unrepeated(keys), has_boxes="hands" in names)
+    seams = sorted({end for end in ends if 0 < end < len(keys)})
+    return Extent(unrepeated(keys), has_boxes="hands" in names, seams=seams)
 
 
 def _keys(file: pq.ParquetFile) -> list[str]:
@@ -56,13 +61,15 @@ def _text(key: object) -> str:
 
 
 def read(unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
-    """Yields a run of the table's rows; only the row groups that hold them are read."""
+    """Yields a run of the table's rows; of the row groups that hold them, what lies before its end is read."""
     remaining = iter(keys)
     problem = DataError("unreadable table", "the table ends before it")
     try:
         with storage.open_input(unit.input) as stream:
             require_unchanged(unit)
-            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            file = pq.ParquetFile(
+                stream, page_checksum_verification=True, pre_buffer=False, buffer_size=BUFFER_BYTES
+            )
             for row in _rows(file, unit.first, unit.last):
                 key = next(remaining)
                 yield Sample(key=key, error=row) if isinstance(row, DataError) else _sample(key, row)
@@ -101,6 +108,8 @@ def _of_group(file: pq.ParquetFile, group: int, first: int, last: int) -> Iterat
         for row in range(max(first - position, 0), min(last - position, batch.num_rows)):
             yield {name: batch.column(name)[row] for name in columns}
         position += batch.num_rows
+        if position >= last:
+            return
 
 
 def _sample(key: str, row: dict[str, pa.Scalar]) -> Sample:

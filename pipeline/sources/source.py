@@ -35,7 +35,7 @@ class Extent:
     offsets: for sources that seek, len(keys) + 1 byte offsets inside the input; empty otherwise.
     damage: why the input could not be read to its end, if so.
     timestamps: for films, the presentation time of each sample in seconds.
-    seams: numbers of samples before which a cut costs nothing, ascending: a film's key frames.
+    seams: numbers of samples before which a cut costs nothing, ascending: a film's key frames, a table's row groups.
     """
 
     keys: Sequence[str]

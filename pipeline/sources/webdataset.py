@@ -4,8 +4,9 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, BinaryIO, cast
 
 from pipeline import storage
 from pipeline.errors import DataError
@@ -17,6 +18,8 @@ from pipeline.sources.source import Extent, Input, Source, require_unchanged, un
 MAX_MEMBER_BYTES = 1 << 30
 MAX_LABEL_BYTES = 64 << 20
 MAX_PADDING_BYTES = 4 << 20
+# As much of a shard as is held at once, whatever its samples' sizes: most units are one window.
+WINDOW_BYTES = 64 << 20
 
 # What `tarfile` raises for headers that are not what they claim to be, and what a file system does.
 _UNREADABLE = (
@@ -119,45 +122,93 @@ def _unfinished(stream: BinaryIO, offset: int, size: int) -> str | None:
     return None
 
 
+class _Run(io.RawIOBase):
+    """The bytes of a unit of a shard as an archive of their own, fetched a window at a time.
+
+    Every window is held against the plan, so that all that is read is of one version. Two are kept: where a sample
+    ends is known only from the header behind it, which may lie in the next one.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__()
+        self._unit = unit
+        self._position = 0
+        self._windows: dict[int, bytes] = {}
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._unit.length}[whence]
+        if start + offset < 0:
+            raise ValueError(f"cannot seek to byte {start + offset}")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fills the buffer, unless the run ends before.
+
+        Raises:
+            DataError: the shard is gone or not the one that was planned.
+        """
+        view = memoryview(buffer).cast("B")
+        filled = 0
+        while filled < len(view) and (piece := self._piece(len(view) - filled)):
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            self._position += len(piece)
+        return filled
+
+    def _piece(self, wanted: int) -> memoryview:
+        """Returns some of the bytes from the position on; none where the run ends."""
+        number, at = divmod(self._position, WINDOW_BYTES)
+        if self._position >= self._unit.length:
+            return memoryview(b"")
+        if number not in self._windows:
+            for older in list(self._windows)[:-1]:
+                del self._windows[older]
+            first, stop = number * WINDOW_BYTES, min((number + 1) * WINDOW_BYTES, self._unit.length)
+            start = self._unit.offset
+            self._windows[number] = storage.read_range(self._unit.input, start + first, start + stop)
+            require_unchanged(self._unit)
+        return memoryview(self._windows[number])[at : at + wanted]
+
+
 def read(unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
-    """Yields the samples of a run of the shard, fetched by one range read."""
-    remaining = iter(keys)
+    """Yields the samples of a run of the shard, fetched by range reads of a window each."""
+    count = 0
     problem = DataError("truncated shard", "the shard ends before it")
     try:
-        data = storage.read_range(unit.input, unit.offset, unit.offset + unit.length)
-        require_unchanged(unit)
-        with _opened(io.BytesIO(data)) as archive:
-            for group in _grouped(archive):
-                key = next(remaining, None)
-                if key is None:
-                    break
-                parts = {ending: _content(archive, member) for ending, member in group.members.items()}
-                yield _sample(key, parts)
+        for sample in islice(_samples(unit), len(keys)):
+            yield replace(sample, key=keys[count])
+            count += 1
     except DataError as error:
         problem = error
     except FileNotFoundError:
         problem = DataError("missing file", "it was there when the job was planned")
     except _UNREADABLE as error:
         problem = DataError("truncated shard", str(error) or type(error).__name__)
-    for key in remaining:
+    for key in keys[count:]:
         yield Sample(key=key, error=problem)
 
 
 def read_as_named(unit: Unit) -> Iterator[Sample]:
-    """Yields the samples of a run of the shard under the names that they have there, fetched by one range read.
+    """Yields the samples of a run of the shard under the names that they have there; fetched as in `read`.
 
     Raises:
         DataError: the shard is not the one that was planned, or cannot be read to the run's end.
     """
     count = 0
     try:
-        data = storage.read_range(unit.input, unit.offset, unit.offset + unit.length)
-        require_unchanged(unit)
-        with _opened(io.BytesIO(data)) as archive:
-            for group in _grouped(archive):
-                parts = {ending: _content(archive, member) for ending, member in group.members.items()}
-                yield _sample(group.key, parts)
-                count += 1
+        for sample in _samples(unit):
+            yield sample
+            count += 1
     except FileNotFoundError as error:
         raise DataError("missing file", f"{unit.input}: it was there when the job was planned") from error
     except _UNREADABLE as error:
@@ -165,6 +216,13 @@ def read_as_named(unit: Unit) -> Iterator[Sample]:
     if count < unit.last - unit.first:
         missing = unit.last - unit.first - count
         raise DataError("truncated shard", f"{unit.input}: {missing} of its samples are not there any more")
+
+
+def _samples(unit: Unit) -> Iterator[Sample]:
+    with _opened(cast(BinaryIO, _Run(unit))) as archive:
+        for group in _grouped(archive):
+            parts = {ending: _content(archive, member) for ending, member in group.members.items()}
+            yield _sample(group.key, parts)
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | DataError:

@@ -17,13 +17,17 @@ from typing import IO, Any, Protocol
 from pipeline.errors import DataError
 from pipeline.records import Sample, Unit
 from pipeline.sources import SOURCES
-from pipeline.stages.page import Page
+from pipeline.stages.page import MAX_HANDS, Page
 
 KIND = "crashed the reader"
 
 
 class Reader(Protocol):
     """Enters samples on a page."""
+
+    @property
+    def crop_size(self) -> int:
+        """Pixels a side of the crops that it makes."""
 
     def take(self, sample: Sample, page: Page) -> None:
         """Enters what can be made of a sample."""
@@ -47,7 +51,7 @@ def fill(page: Page, reader: Reader, keys: Sequence[str]) -> None:
             if isinstance(message, Sample):
                 begun = message
             else:
-                page.append(message)
+                page.append(*message)
                 begun, done = None, done + 1
         if child.died is None:
             return
@@ -68,7 +72,7 @@ class _Child:
         self.died: str | None = None
 
     def messages(self) -> Iterator[Any]:
-        """Yields what it says: each sample that it begins, then its page; or the exception that ended it."""
+        """Yields what it says: each sample that it begins, then what its page holds; or the exception that ended it."""
         # What decoders print must not come between.
         ours, theirs = os.pipe()
         with os.fdopen(ours, "rb") as said, tempfile.TemporaryFile() as errors:
@@ -120,9 +124,9 @@ def _read(reader: Reader, unit: Unit, keys: Sequence[str], first: int) -> Iterat
             if number < first:
                 continue
             yield replace(sample, image=b"", label=None)
-            page = Page(unit)
+            page = Page(unit, reader.crop_size, MAX_HANDS)
             reader.take(sample, page)
-            yield page
+            yield page.ledger, page.hands, page.taken
     except Exception as error:  # noqa: BLE001 - the parent raises it
         yield error
 

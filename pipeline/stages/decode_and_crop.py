@@ -13,14 +13,14 @@ from model.errors import ModelError
 from pipeline.boxes.box_source import BoxSource
 from pipeline.errors import DataError
 from pipeline.intrinsics import CameraRule
-from pipeline.records import HANDS, LEDGER, Counts, Sample, UnitRecord, no_crops
+from pipeline.records import HANDS, LEDGER, Counts, Sample, UnitRecord
 from pipeline.sources import SOURCES
 from pipeline.stages import apart
 from pipeline.stages.decode import Photo, decode_photo
-from pipeline.stages.page import Page
+from pipeline.stages.page import MAX_HANDS, Page
 from pipeline.units import load_keys
 
-MAX_HANDS = 1000
+MAX_CROP_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class DecodeAndCrop:
     """Turns a unit into crops and a ledger; a full frame never leaves this stage.
 
     output: where the plan lies, with the keys of the unit's samples. cameras: which camera saw a hand.
+    crop_bytes: what a unit's crops may take; a unit is cut by samples, and hands beyond that are rejected.
     """
 
     output: str
@@ -35,11 +36,14 @@ class DecodeAndCrop:
     crop_rule: CropRule
     crop_size: int
     cameras: CameraRule = CameraRule()
+    crop_bytes: int = MAX_CROP_BYTES
 
     def __call__(self, record: UnitRecord) -> UnitRecord:
         started = time.perf_counter()
-        unit, page = record.unit, Page(record.unit)
+        unit = record.unit
         keys = load_keys(self.output, unit)
+        most = min(self.crop_bytes // (self.crop_size**2 * 3), len(keys) * MAX_HANDS)
+        page = Page(unit, self.crop_size, most)
         if record.deadly:
             apart.fill(page, self, keys)
         else:
@@ -52,7 +56,7 @@ class DecodeAndCrop:
             unit=unit,
             ledger=ledger,
             hands=pa.Table.from_pylist(page.hands, schema=HANDS),
-            crops=np.stack(page.crops) if page.crops else no_crops(self.crop_size),
+            crops=page.taken,
             counts=Counts.of_ledger(ledger),
             seconds=record.seconds,
         )
@@ -80,6 +84,7 @@ class DecodeAndCrop:
             try:
                 if isinstance(hand, DataError):
                     raise hand
+                page.require_room()
                 height, width = image.shape[:2]
                 camera = self.cameras.choose(hand.camera, photo.camera, width, height)
                 crop, affine = cut_out(image, hand.bbox, hand.side, self.crop_rule, self.crop_size)

@@ -12,22 +12,52 @@ from pipeline.errors import DataError
 from pipeline.intrinsics import KnownCamera
 from pipeline.records import HandBox, Sample, Unit
 
+# In one image.
+MAX_HANDS = 1000
+
 
 class Page:
-    """A unit's account while it is read: one ledger row per hand asked for and per sample without any."""
+    """A unit's account while it is read: one ledger row per hand asked for and per sample without any.
 
-    def __init__(self, unit: Unit) -> None:
+    most_crops: there is room for so many, which takes memory only as it is filled; they are never copied.
+    """
+
+    def __init__(self, unit: Unit, crop_size: int, most_crops: int) -> None:
         self.unit = unit
         self.ledger: list[dict[str, Any]] = []
         self.hands: list[dict[str, Any]] = []
-        self.crops: list[NDArray[np.uint8]] = []
+        self.crops = np.empty((most_crops, crop_size, crop_size, 3), np.uint8)
 
-    def append(self, other: "Page") -> None:
+    @property
+    def taken(self) -> NDArray[np.uint8]:
+        """The crops of the hands, in their order."""
+        return self.crops[: len(self.hands)]
+
+    def append(
+        self, ledger: Sequence[dict[str, Any]], hands: Sequence[dict[str, Any]], crops: NDArray[np.uint8]
+    ) -> None:
         """Enters what another page of the same unit says below this one's."""
         below = len(self.ledger)
-        self.hands += [hand | {"ledger_row": hand["ledger_row"] + below} for hand in other.hands]
-        self.ledger += other.ledger
-        self.crops += other.crops
+        self.ledger += ledger
+        for hand, crop in zip(hands, crops, strict=True):
+            row = hand["ledger_row"] + below
+            try:
+                self.require_room()
+            except DataError as error:
+                self.ledger[row] |= {"status": "rejected", "stage": "boxes", "reason": str(error)}
+                continue
+            self.crops[len(self.hands)] = crop
+            self.hands.append(hand | {"ledger_row": row})
+
+    def require_room(self) -> None:
+        """Raises DataError where the unit's crops already take all that they may."""
+        if len(self.hands) == len(self.crops):
+            samples = self.unit.last - self.unit.first
+            detail = (
+                f"the crops of more than {len(self.crops)} hands take too much memory; "
+                f"--unit-rows below {samples} makes smaller units"
+            )
+            raise DataError("unit full", detail)
 
     def enter(self, sample: Sample | None, index: int | None, status: str, **more: str) -> None:
         row: dict[str, Any] = {"source": self.unit.input, "hand_index": index, "status": status, **more}
@@ -50,6 +80,7 @@ class Page:
     ) -> None:
         part = quality.shown_part(affine, image_width=shape[1], image_height=shape[0])
         place = sample.key if sample.frame_index is None else str(sample.frame_index)
+        self.crops[len(self.hands)] = crop
         self.hands.append(
             {
                 "instance_id": f"{self.unit.input}#{place}#{index}",
@@ -74,5 +105,4 @@ class Page:
                 "ledger_row": len(self.ledger),
             }
         )
-        self.crops.append(crop)
         self.enter(sample, index, "annotated")

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import boxes
-from pipeline.errors import ConfigError, DataError
+from pipeline.boxes.table import Table, load
+from pipeline.errors import ConfigError, DataError, StorageError
 from pipeline.records import HandBox, Sample
 
 IMAGE = np.zeros((30, 40, 3), np.uint8)
@@ -119,3 +121,76 @@ def test_a_table_that_names_a_film_must_name_its_frames(tmp_path: Path) -> None:
         "key,frame_index,x,y,w,h,side\na.jpg,,1,2,3,4,left\nb.mp4,0,1,2,3,4,left\n"
     )
     boxes.choose(str(tmp_path / "u.csv"), None).require_frames({"b.mp4", "c.mp4"})
+
+
+def test_a_table_gives_every_place_its_rows_in_their_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    keys = rng.integers(-20, 20, 500)
+    frames: list[float | None] = [None if frame < 0 else float(frame) for frame in rng.integers(-2, 3, 500)]
+    boxes_of_rows = [[float(row), 0.0, 1.0, 1.0] for row in range(500)]
+    columns = {"key": keys, "frame_index": frames, "bbox": boxes_of_rows, "note": ["-"] * 500}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=77)
+    table = boxes.choose(str(tmp_path / "t.parquet"), "left")
+    expected: dict[tuple[str, float | None], list[float]] = {}
+    for row, place in enumerate(zip(map(str, keys), frames, strict=True)):
+        expected.setdefault(place, []).append(row)
+    for (key, frame), rows in expected.items():
+        sample = Sample(key, frame_index=None if frame is None else int(frame))
+        found = table.find(sample, IMAGE)
+        assert [hand.bbox[0] for hand in found if isinstance(hand, HandBox)] == rows
+        assert table.asked(sample) == len(rows)
+    assert table.asked(Sample("21")) == table.asked(Sample("0", frame_index=9)) == 0
+
+
+def test_a_coco_table_spoils_one_hand_with_one_bad_entry(tmp_path: Path) -> None:
+    document = {
+        "images": [{"id": 1, "file_name": "a\udce4"}, {"id": 2, "file_name": "ä"}],
+        "annotations": [
+            {"image_id": 1, "bbox": [1, 2, 3, 4]},
+            {"image_id": 2, "bbox": "1234", "side": 7},
+            {"image_id": 2, "bbox": [1, 2, 3, 4], "side": "left", "score": [0.5]},
+        ],
+    }
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    bad, good = boxes.choose(str(tmp_path / "t.json"), None).find(Sample("ä"), IMAGE)
+    assert isinstance(bad, DataError)
+    assert good == HandBox((1, 2, 3, 4), "left", "given", "table")
+
+
+def test_a_worker_that_finds_another_table_stops_the_job(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("key,x,y,w,h,side\na,1,2,3,4,left\n")
+    table = boxes.choose(str(path), None)
+    path.write_text("key,x,y,w,h,side\na,1,2,3,40,left\n")
+    # Another process, such as a worker that starts later, has nothing of it yet.
+    load.cache_clear()
+    with pytest.raises(StorageError, match=r"t\.csv: it changed since the job began"):
+        table.find(Sample("a"), IMAGE)
+    path.unlink()
+    with pytest.raises(StorageError, match=r"t\.csv: it changed since the job began"):
+        table.find(Sample("a"), IMAGE)
+
+
+def test_a_table_must_name_one_of_all_samples(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("key,x,y,w,h,side\nz,1,2,3,4,left\nb,1,2,3,4,left\n")
+    table = boxes.choose(str(tmp_path / "t.csv"), None)
+    assert isinstance(table, Table)
+    table.require_any([{"a"}, {"b", "c"}])
+    table.require_any([set()])
+    with pytest.raises(ConfigError, match=r"none of its keys \(such as 'b'\).* \(such as 'c'\)"):
+        table.require_any([set(), {"d", "c"}, {"a"}])
+
+
+def test_a_large_table_takes_tens_of_bytes_a_row(tmp_path: Path) -> None:
+    rows = 200_000
+    columns = {"key": [f"{row:08d}.jpg" for row in range(rows)], "side": ["left"] * rows}
+    pq.write_table(pa.table(columns | {name: np.ones(rows) for name in "xywh"}), tmp_path / "t.parquet")
+    load.cache_clear()
+    pa.default_memory_pool().release_unused()
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    table = boxes.choose(str(tmp_path / "t.parquet"), None)
+    assert table.asked(Sample("00000007.jpg")) == 1
+    held = pa.total_allocated_bytes() - before + tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 100 * rows

@@ -78,7 +78,7 @@ def test_a_step_that_kills_every_worker_ends_the_job_behind_all_others_and_names
 
 
 def test_what_dies_before_its_sample_is_there_takes_the_rest_of_its_unit_with_it() -> None:
-    page = Page(Unit("unit", "deadly", "file:///x", 0, 4, 1, "v"))
+    page = Page(Unit("unit", "deadly", "file:///x", 0, 4, 1, "v"), 8, 4)
     apart.fill(page, Rejecting(), ["a", "b", "deadly", "c"])
     assert [(row["key"], row["reason"].split(":")[0]) for row in page.ledger] == [
         ("a", "no image"),

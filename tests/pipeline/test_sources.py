@@ -4,17 +4,20 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import storage
 from pipeline.inputs import find_inputs
 from pipeline.records import Sample
-from pipeline.sources import SOURCES
+from pipeline.sources import SOURCES, webdataset
 from pipeline.sources.source import Extent, unrepeated
-from pipeline.units import load_keys, settle
+from pipeline.units import load_keys, load_plan, settle
+from tests.s3_faults import Service
 
 HANDS = [{"bbox": [1.0, 2.0, 3.0, 4.0], "side": "right"}]
 CONTENT = [(f"{number:03d}", bytes([number]) * (number + 1)) for number in range(11)]
@@ -95,6 +98,64 @@ def test_a_repeated_key_is_told_apart_the_same_in_any_units(tmp_path: Path, name
         samples, _ = read(path, tmp_path / f"out{rows}", rows)
         assert [sample.key for sample in samples] == ["a", "b", "a~2", "b~2", "a~3"]
         assert [sample.image for sample in samples] == [data for _, data in content]
+
+
+def test_a_table_is_cut_between_its_row_groups(tmp_path: Path) -> None:
+    read(write_parquet(tmp_path, CONTENT), tmp_path / "out", 5)
+    assert [(unit.first, unit.last) for unit in load_plan(str(tmp_path / "out"))] == [(0, 4), (4, 8), (8, 11)]
+
+
+def test_of_a_row_group_no_more_is_fetched_than_a_run_of_it_needs(tmp_path: Path) -> None:
+    def fetched() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    table = pa.table({"image": [bytes([number]) * 200_000 for number in range(100)]})
+    pq.write_table(
+        table, tmp_path / "a.parquet", compression="none", use_dictionary=False, write_batch_size=1
+    )
+    read(tmp_path / "a.parquet", tmp_path / "out", 40)
+    unit, *_ = load_plan(str(tmp_path / "out"))
+    before = fetched()
+    samples = SOURCES["parquet"].read(unit, load_keys(str(tmp_path / "out"), unit))
+    next(samples)
+    assert fetched() - before < 25 * 200_000
+    assert len(list(samples)) == 39
+    assert fetched() - before < 60 * 200_000
+
+
+def test_a_long_run_of_a_shard_is_fetched_in_windows_and_each_of_them_once(
+    tmp_path: Path, s3: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tar(tmp_path, [(f"{number:03d}", bytes([number]) * 700) for number in range(40)])
+    whole, _ = read(path, tmp_path / "whole", 100)
+    (unit,) = load_plan(str(tmp_path / "whole"))
+    storage.put(f"{s3.bucket}/a.tar", path.read_bytes())
+    found = storage.stat(f"{s3.bucket}/a.tar")
+    assert found is not None
+    there = replace(unit, input=found.uri, version=f"{found.size}-{found.version}")
+    monkeypatch.setattr(webdataset, "WINDOW_BYTES", 5000)
+    s3.faults.requests.clear()
+    keys = load_keys(str(tmp_path / "whole"), unit)
+    assert list(SOURCES["webdataset"].read(there, keys)) == whole
+    assert s3.faults.requests["GetObject"] == -(-unit.length // 5000) > 20
+
+
+def test_a_shard_that_changes_while_it_is_read_gives_no_more_samples_and_loses_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tar(tmp_path, [(f"{number:03d}", bytes([number]) * 700) for number in range(40)])
+    read(path, tmp_path / "out", 100)
+    (unit,) = load_plan(str(tmp_path / "out"))
+    monkeypatch.setattr(webdataset, "WINDOW_BYTES", 5000)
+    samples = []
+    for sample in SOURCES["webdataset"].read(unit, load_keys(str(tmp_path / "out"), unit)):
+        samples.append(sample)
+        if len(samples) == 10:
+            path.write_bytes(path.read_bytes() + b"more")
+    assert [sample.key for sample in samples] == [f"{number:03d}" for number in range(40)]
+    assert [sample.error is None for sample in samples[:10]] == [True] * 10
+    assert {sample.error.kind for sample in samples[15:] if sample.error is not None} == {"changed input"}
+    assert all(sample.error is not None for sample in samples[15:])
 
 
 def test_a_key_that_looks_like_a_repeated_one_stays_unique() -> None:
