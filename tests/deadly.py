@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +42,7 @@ def _read(_unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
         yield Sample(key, error=DataError("no image", "as it happens"))
 
 
-# A child finds it here too, since what it is handed names this module.
-SOURCES["deadly"] = Source("deadly", frozenset(), lambda _: Extent([]), _read)
+DEADLY_SOURCE = Source("deadly", frozenset(), lambda _: Extent([]), _read)
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,12 @@ class DeadlyStep:
 
 
 class Rejecting:
-    """Enters every sample as rejected."""
+    """Enters every sample as rejected; where it is unpacked, there is the deadly source."""
 
     crop_size = 8
+
+    def __reduce__(self) -> tuple[Callable[[], "Rejecting"], tuple[()]]:
+        return _unpacked, ()
 
     def take(self, sample: Sample, page: Page) -> None:
         assert sample.error is not None
@@ -69,3 +71,8 @@ class Rejecting:
 
     def reject(self, sample: Sample, page: Page, error: DataError, stage: str) -> None:
         page.reject(sample, None, error, stage)
+
+
+def _unpacked() -> Rejecting:
+    SOURCES["deadly"] = DEADLY_SOURCE
+    return Rejecting()

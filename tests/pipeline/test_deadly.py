@@ -18,7 +18,7 @@ from pipeline.sources import SOURCES
 from pipeline.stages import apart
 from pipeline.stages.page import Page
 from pipeline.units import settle
-from tests.deadly import DeadlyBoxes, DeadlyStep, Rejecting
+from tests.deadly import DEADLY_SOURCE, DeadlyBoxes, DeadlyStep, Rejecting
 from tests.pipeline.test_flow import WORKERS, job
 
 DEADLY = frozenset({"00000003", "00000004", "00000017"})
@@ -77,7 +77,10 @@ def test_a_step_that_kills_every_worker_ends_the_job_behind_all_others_and_names
     assert sorted(finished) == ["unit-0", "unit-2", "unit-3"]
 
 
-def test_what_dies_before_its_sample_is_there_takes_the_rest_of_its_unit_with_it() -> None:
+def test_what_dies_before_its_sample_is_there_takes_the_rest_of_its_unit_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SOURCES, "deadly", DEADLY_SOURCE)
     page = Page(Unit("unit", "deadly", "file:///x", 0, 4, 1, "v"), 8, 4)
     apart.fill(page, Rejecting(), ["a", "b", "deadly", "c"])
     assert [(row["key"], row["reason"].split(":")[0]) for row in page.ledger] == [
