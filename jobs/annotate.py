@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from jobs import exits, planning, record, work
-from jobs.cluster import Resources, connect
+from jobs.cluster import Resources, connect, require_answer
 from jobs.console import say, some
 from jobs.model_choice import ModelChoice, choose_crop_rule, choose_model
 from jobs.options import option
@@ -114,6 +115,7 @@ def run(options: Options) -> int:
         say(f"note: {len(passed_over)} files of other kinds are passed over: {some(passed_over)}")
     if options.dry_run:
         return _dry_run(options, job, inputs, output)
+    require_answer(options.address)
     storage.require_writable(output)
     with lease.hold(output), contextlib.ExitStack() as until_done:
         storage.sweep(output)
@@ -168,6 +170,9 @@ def _check(options: Options) -> None:
         raise ConfigError(f"--max-reject-rate {options.max_reject_rate:g}: must be between 0 and 1")
     if options.gpus_per_actor is not None and options.gpus_per_actor < 0:
         raise ConfigError(f"--gpus-per-actor {options.gpus_per_actor:g}: must not be negative")
+    share = options.gpus_per_actor or 0.0
+    if not math.isfinite(share) or (share > 1 and share != int(share)):
+        raise ConfigError(f"--gpus-per-actor {share:g}: must be a part of one GPU, or whole ones")
     if options.boxes == "detect" and options.side is not None:
         raise ConfigError(
             f"--side {options.side}: with --boxes detect the detector says whose hand it is; leave --side out"
@@ -251,7 +256,10 @@ def _dry_run(options: Options, job: Annotation, inputs: Sequence[Input], output:
         print(f"{state}  {unit.last - unit.first:6d} samples  {unit.unit_id}  {unit.input}")
     samples = sum(unit.last - unit.first for unit in units)
     print(f"{len(units)} units, {samples} samples, {sum(unit.unit_id in done for unit in units)} units done")
-    print(_flow(options, job, output, Resources.here()).describe())
+    with (
+        connect(options.address) if options.address else contextlib.nullcontext(Resources.here()) as resources
+    ):
+        print(_flow(options, job, output, resources).describe())
     return exits.DONE
 
 

@@ -1,11 +1,13 @@
 """`handocc prepare`: a benchmark's own layout to training shards."""
 
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs import exits, record, work
+from jobs.cluster import require_answer
 from jobs.console import say
 from jobs.options import option
 from pipeline import lease, storage
@@ -19,6 +21,10 @@ from pipeline.datasets.shards import Account, ShardPreparer, accounts, plan_shar
 from pipeline.errors import ConfigError
 from pipeline.fingerprint import fingerprint_of
 from pipeline.records import Counts, Unit
+
+_MADE = re.compile(
+    rf"({'|'.join(DATASETS)})-.*-\d+-\d+\.tar|ledger/({'|'.join(DATASETS)})-.*-\d+-\d+\.parquet"
+)
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,12 @@ def run(options: Options) -> int:
     fingerprint = fingerprint_of(content)
     if not options.overwrite:
         record.require_same(output, content, fingerprint)
+    require_answer(options.address)
     storage.require_writable(output)
     units = plan_shards(options.dataset, split, root, len(benchmark), options.per_shard)
     with lease.hold(output):
         storage.sweep(output)
-        if options.overwrite:
+        if options.overwrite and not record.is_of(output, fingerprint):
             _forget_shards(output)
         job = record.job("prepare", options, content) | {"remarks": remarks}
         record.write(output, "job.json", job)
@@ -150,8 +157,7 @@ def _carry_out(
 def _forget_shards(output: str) -> None:
     """Removes what an earlier job prepared there; the shard, which is the commit, before its ledger."""
     for file in sorted(storage.list_files(output), key=lambda file: not file.uri.endswith(".tar")):
-        name = storage.key_below(output, file.uri).removeprefix("ledger/")
-        if name.endswith((".tar", ".parquet")) and name.startswith(tuple(f"{known}-" for known in DATASETS)):
+        if _MADE.fullmatch(storage.key_below(output, file.uri)):
             storage.delete(file.uri)
 
 

@@ -93,6 +93,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def is_of(output: str, fingerprint: str) -> bool:
+    """Says whether an output is of the job with this fingerprint, as its job.json has it."""
+    earlier = read(output, "job.json")
+    return earlier is not None and earlier.get("fingerprint") == fingerprint
+
+
 def read(output: str, name: str) -> dict[str, Any] | None:
     """Returns job.json or summary.json of an output, or None."""
     try:

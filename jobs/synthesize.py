@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs import exits, record, work
+from jobs.cluster import require_answer
 from jobs.console import say
 from jobs.options import option
 from model.mano.synthetic import synthetic_hand
@@ -30,6 +32,10 @@ from pipeline.synthesis.films import (
 )
 from pipeline.synthesis.sample import Look, SceneSpec
 from pipeline.synthesis.shards import ShardMaker, missing, plan_shards, synthesis_flow
+
+_MADE = re.compile(
+    rf"synthetic-\d+-\d+-\d+\.tar|{FILMS}/film-\d+-\d+\.mp4|{TRUTH_FOLDER}/film-\d+-\d+\.parquet|{re.escape(BOXES)}"
+)
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,11 @@ def run(options: Options) -> int:
     fingerprint = fingerprint_of(content)
     if not options.overwrite:
         record.require_same(output, content, fingerprint)
+    require_answer(options.address)
     storage.require_writable(output)
     with lease.hold(output):
         storage.sweep(output)
-        if options.overwrite:
+        if options.overwrite and not record.is_of(output, fingerprint):
             _forget(output)
         record.write(output, "job.json", record.job("synthesize", options, content))
         flow, left = work_to_do.flow, work_to_do.missing()
@@ -147,8 +154,9 @@ def _films(options: Options, output: str) -> _Work:
 
 
 def _forget(output: str) -> None:
+    """Removes what an earlier job made there, by its exact names: other files stay."""
     for file in list(storage.list_files(output)):
-        if storage.name_of(file.uri).startswith(("synthetic-", "film-")):
+        if _MADE.fullmatch(storage.key_below(output, file.uri)):
             storage.delete(file.uri)
 
 

@@ -105,6 +105,10 @@ def spread(
     left, in which writing finds room. By default it claims so little that twice as many fit on a node beside a
     task: when half of the nodes are lost, their actors start on the others, and would else take the tasks' room.
     """
+    if gpus_per_actor and not gpus:
+        raise ConfigError(
+            f"--gpus-per-actor {gpus_per_actor:g}: there is no GPU and none can come; without it, CPUs serve"
+        )
     node = int(cpus if node_cpus is None else min(cpus, node_cpus))
     task_cpus = 1.0 if node >= 2 else 0.5
     if gpus > 0 and gpus_per_actor != 0:

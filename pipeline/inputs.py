@@ -14,7 +14,9 @@ from pipeline.storage import FileInfo
 REQUESTS_AT_ONCE = 32
 _RANGE = re.compile(r"\{([^{}]*)\}")
 # What jobs write below their output.
-_OWN = re.compile(r"(annotations|ledger|meshes|plan|lease|report|compaction)/|(job|summary)\.json$")
+_OWN = re.compile(
+    r"(annotations|ledger|meshes|plan|lease|report|compaction|tracks)/|(job|summary|tracks)\.json$"
+)
 _WILDCARD = re.compile(r"[*?\[]")
 
 

@@ -186,6 +186,7 @@ def test_an_address_that_cannot_serve_is_one_line_at_once(
         done = handocc_here(*command, "--output", tmp_path, "--address", address)
         assert done.returncode == 2
         assert why in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == [], "what is there is left alone"
 
 
 def test_what_an_autoscaler_can_bring_counts_before_it_is_there(tmp_path: Path) -> None:

@@ -38,10 +38,9 @@ def test_the_same_seed_gives_the_same_pictures_in_any_shards(
     assert len(list((tmp_path / "a").glob("*.tar"))) == 3
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     (tmp_path / "a" / "synthetic-5-00000004-00000008.tar").unlink()
-    again = handocc_on_one_ray(
-        "synthesize", "--output", tmp_path / "a", "--count", 9, "--seed", 5, "--per-shard", 4, "--size", 128
-    )
-    assert "4 pictures" in again.stderr
+    same = "--count 9 --seed 5 --per-shard 4 --size 128 --overwrite".split()
+    again = handocc_on_one_ray("synthesize", "--output", tmp_path / "a", *same)
+    assert "4 pictures" in again.stderr, "the same job is continued, also when it may overwrite another"
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     refused = handocc_on_one_ray(
         "synthesize", "--output", tmp_path / "a", "--count", 9, "--seed", 6, "--per-shard", 4

@@ -100,6 +100,8 @@ def test_every_machine_keeps_a_cpu_for_tasks() -> None:
 def test_a_flow_that_cannot_fit_is_refused_with_the_way_out() -> None:
     with pytest.raises(ConfigError, match="lower --actors"):
         job().flow("out", spread(2, 0, actors=(4, 4), gpus_per_actor=None), 16).check(2, 0)
+    with pytest.raises(ConfigError, match="there is no GPU"):
+        spread(16, 0, actors=None, gpus_per_actor=1.0)
     with pytest.raises(ConfigError, match="--gpus-per-actor"):
         job().flow("out", spread(16, 1, actors=(2, 2), gpus_per_actor=None), 16).check(16, 1)
 

@@ -39,7 +39,14 @@ def test_an_argument_that_names_nothing_is_an_error(tmp_path: Path, argument: st
 
 
 def test_what_the_job_wrote_itself_is_no_input(tmp_path: Path) -> None:
-    for name in ("a.jpg", "images/b.jpg", "annotations/x.parquet", "meshes/x.tar", "report/hands/0.png"):
+    for name in (
+        "a.jpg",
+        "images/b.jpg",
+        "annotations/x.parquet",
+        "meshes/x.tar",
+        "report/0.png",
+        "tracks/x.parquet",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path.parent / "link").symlink_to(tmp_path)
