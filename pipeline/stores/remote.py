@@ -1,4 +1,4 @@
-"""Whatever else fsspec can reach (gs://, az://, memory:// …); retries are those of its own library."""
+"""Whatever else fsspec can reach (gs://, az://, memory:// …), tried again beyond what its own library does."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import fsspec
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.stores.range_file import RangeFile
-from pipeline.stores.retries import Transient, retried
+from pipeline.stores.retries import Transient, asked, asking
 from pipeline.stores.store import FileInfo
 
 
@@ -32,6 +32,7 @@ def _info(like: str, entry: dict[str, Any]) -> FileInfo:
     return FileInfo(_uri(like, entry["name"]), int(entry["size"] or 0), str(version).strip('"'))
 
 
+@asking
 def stat(uri: str) -> FileInfo | None:
     filesystem, path = _open(uri)
     try:
@@ -41,6 +42,7 @@ def stat(uri: str) -> FileInfo | None:
     return _info(uri, entry) if entry["type"] == "file" else None
 
 
+@asking
 def is_folder(uri: str) -> bool:
     filesystem, path = _open(uri)
     return bool(filesystem.isdir(path))
@@ -48,13 +50,14 @@ def is_folder(uri: str) -> bool:
 
 def list_files(folder: str) -> Iterator[FileInfo]:
     filesystem, path = _open(folder)
-    found = filesystem.find(path, detail=True)
+    found = asked(lambda: filesystem.find(path, detail=True), folder)
     for name in sorted(found):
         relative = name.removeprefix(path).lstrip("/")
         if not any(part.startswith(".") for part in relative.split("/")):
             yield _info(folder, found[name])
 
 
+@asking
 def glob(pattern: str) -> dict[str, FileInfo | None]:
     filesystem, path = _open(pattern)
     found = filesystem.glob(path, detail=True)
@@ -64,11 +67,13 @@ def glob(pattern: str) -> dict[str, FileInfo | None]:
     }
 
 
+@asking
 def read(uri: str) -> bytes:
     filesystem, path = _open(uri)
     return _fetch(uri, 0, int(filesystem.info(path)["size"]))
 
 
+@asking
 def read_range(uri: str, first: int, last: int) -> bytes:
     filesystem, path = _open(uri)
     return _fetch(uri, first, min(last, int(filesystem.info(path)["size"])))
@@ -84,26 +89,30 @@ def _fetch(uri: str, first: int, last: int) -> bytes:
             raise Transient(f"{len(data)} bytes came instead of {last - first}")
         return data
 
-    return retried(attempt, uri) if first < last else b""
+    return asked(attempt, uri) if first < last else b""
 
 
+@asking
 def open_input(uri: str) -> BinaryIO:
     filesystem, path = _open(uri)
     file = RangeFile(lambda first, last: _fetch(uri, first, last), int(filesystem.info(path)["size"]))
     return cast(BinaryIO, file)
 
 
+@asking
 def put(uri: str, data: bytes) -> None:
     filesystem, path = _open(uri)
     filesystem.pipe_file(path, data)
 
 
+@asking
 def put_new(uri: str, data: bytes) -> bool:
     filesystem, path = _open(uri)
     try:
         filesystem.pipe_file(path, data, mode="create")
     except FileExistsError:
-        return False
+        # Perhaps an earlier try wrote it and its answer was lost.
+        return read(uri) == data
     except NotImplementedError as error:
         raise StorageError(
             f"{uri}: this storage cannot write without replacing, which --output needs"
@@ -111,6 +120,7 @@ def put_new(uri: str, data: bytes) -> bool:
     return True
 
 
+@asking
 def delete(uri: str) -> None:
     filesystem, path = _open(uri)
     with contextlib.suppress(FileNotFoundError):

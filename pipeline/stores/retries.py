@@ -1,11 +1,13 @@
 """Tries again what may succeed a moment later: so many times, with pauses that grow and are random."""
 
+import errno
+import functools
 import logging
 import os
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from pipeline.errors import StorageError
 
@@ -13,8 +15,23 @@ TRIES = 8
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 20.0
 WORTH_A_WORD_S = 2.0
+# What a disk or a mount says in a bad hour; others (no such file, no permission, no file at all) are the object's.
+_PASSING = frozenset(
+    [
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+        *(
+            errno.EREMOTEIO,
+            errno.ENOTCONN,
+            errno.EHOSTDOWN,
+            errno.EHOSTUNREACH,
+            errno.ENETDOWN,
+            errno.ENETUNREACH,
+        ),
+    ]
+)
 
 Result = TypeVar("Result")
+Rest = ParamSpec("Rest")
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +59,41 @@ def retried(attempt: Callable[[], Result], where: str) -> Result:
                 _log.warning("%s: %s; try %d of %d in %.0f s", where, reason, number + 1, tries, pause)
             time.sleep(pause)
     raise StorageError(f"{where}: storage does not answer as it should: {reason} ({tries} tries)")
+
+
+def may_pass(error: OSError) -> bool:
+    """Says whether an error is one of the storage in a bad hour, and says nothing of the object."""
+    return error.errno in _PASSING or isinstance(error, ConnectionError | TimeoutError)
+
+
+def asked(attempt: Callable[[], Result], where: str) -> Result:
+    """Returns what an attempt returns; an OSError that may pass is met like a `Transient` one.
+
+    Raises:
+        StorageError: every try failed so. Other exceptions pass at once.
+    """
+
+    def told_apart() -> Result:
+        try:
+            return attempt()
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            raise Transient(str(error) or type(error).__name__) from error
+
+    return retried(told_apart, where)
+
+
+def asking(
+    function: Callable[Concatenate[str, Rest], Result],
+) -> Callable[Concatenate[str, Rest], Result]:
+    """Makes each call of a store's function, whose first argument is a URI, one that is `asked`."""
+
+    @functools.wraps(function)
+    def asks(uri: str, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
+        return asked(lambda: function(uri, *rest, **named), uri)
+
+    return asks
 
 
 def _tries() -> int:

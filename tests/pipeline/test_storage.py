@@ -1,9 +1,16 @@
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
+from pipeline.records import Unit
+from pipeline.sources import SOURCES
 
 
 def test_canonical_uris_are_absolute_and_carry_no_secret(
@@ -28,6 +35,57 @@ def test_a_create_only_write_happens_once(tmp_path: Path) -> None:
     assert storage.put_new(uri, b"first")
     assert not storage.put_new(uri, b"second")
     assert storage.read(uri) == b"first"
+
+
+def test_a_create_only_write_happens_once_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    test_a_create_only_write_happens_once(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(("source", "name"), [("images", ""), ("webdataset", "a.tar")])
+def test_a_disk_that_fails_under_a_reader_is_no_fault_of_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    # A file whose first byte the kernel answers with an input/output error.
+    (tmp_path / (name or "a.jpg")).symlink_to("/proc/self/mem")
+    place = storage.canonical(str(tmp_path / name))
+    info = storage.stat(place)
+    version = f"{info.size}-{info.version}" if info else ""
+    unit = Unit("u", source, place, 0, 1, 1, version, offset=0, length=512)
+    with pytest.raises(StorageError, match=r"/a\..*: storage does not answer.*Input/output error.*2 tries"):
+        list(SOURCES[source].read(unit, ["a.jpg"]))
+    for size in (-1, 1):
+        with pytest.raises(StorageError), storage.open_input(str(tmp_path / (name or "a.jpg"))) as file:
+            file.read(size)
+
+
+def test_a_store_of_another_kind_is_asked_again_and_then_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [0]
+
+    class Unsteady(MemoryFileSystem):
+        protocol = "unsteady"
+
+        def cat_file(self, *args: Any, **named: Any) -> bytes:
+            failures[0] -= 1
+            if failures[0] >= 0:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return bytes(super().cat_file(*args, **named))
+
+    fsspec.register_implementation("unsteady", Unsteady, clobber=True)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    storage.put("unsteady://a/x", b"content")
+    failures[0] = 1
+    assert storage.read("unsteady://a/x") == b"content"
+    failures[0] = 2
+    with pytest.raises(StorageError, match="Stale file handle"):
+        storage.read("unsteady://a/x")
 
 
 def test_what_a_killed_writer_left_is_neither_listed_nor_kept(tmp_path: Path) -> None:
