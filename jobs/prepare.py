@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs import exits, record, work
+from jobs.cluster import require_answer
 from jobs.console import say
 from jobs.options import option
 from pipeline import lease, storage
@@ -65,6 +66,7 @@ def run(options: Options) -> int:
     fingerprint = fingerprint_of(content)
     if not options.overwrite:
         record.require_same(output, content, fingerprint)
+    require_answer(options.address)
     storage.require_writable(output)
     units = plan_shards(options.dataset, split, root, len(benchmark), options.per_shard)
     with lease.hold(output):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs import exits, record, work
+from jobs.cluster import require_answer
 from jobs.console import say
 from jobs.options import option
 from model.mano.synthetic import synthetic_hand
@@ -74,6 +75,7 @@ def run(options: Options) -> int:
     fingerprint = fingerprint_of(content)
     if not options.overwrite:
         record.require_same(output, content, fingerprint)
+    require_answer(options.address)
     storage.require_writable(output)
     with lease.hold(output):
         storage.sweep(output)

@@ -103,6 +103,13 @@ def test_a_flow_that_cannot_fit_is_refused_with_the_way_out() -> None:
         job().flow("out", spread(16, 1, actors=(2, 2), gpus_per_actor=None), 16).check(16, 1)
 
 
+def test_gpus_that_are_asked_for_are_there_or_can_come() -> None:
+    with pytest.raises(ConfigError, match="--gpus-per-actor 1: the cluster has 16 CPUs and no GPU"):
+        spread(16, 0, actors=None, gpus_per_actor=1)
+    assert spread(16, 0, actors=None, gpus_per_actor=0).device == "cpu"
+    assert spread(16, 4, actors=None, gpus_per_actor=1, gpus_now=0).actors == (1, 4)
+
+
 def test_decoding_and_inference_claim_differently_so_that_ray_keeps_them_apart() -> None:
     for cpus, gpus in ((1, 0), (2, 0), (16, 0), (16, 2)):
         stages = job().flow("out", spread(cpus, gpus, actors=None, gpus_per_actor=None), 16).stages
