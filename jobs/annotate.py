@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from jobs import exits, planning, record, work
-from jobs.cluster import Resources, connect, require_answer
+from jobs.cluster import Resources, connect, is_here, require_answer
 from jobs.console import say, some
 from jobs.model_choice import ModelChoice, choose_crop_rule, choose_model
 from jobs.options import option
@@ -20,7 +20,7 @@ from pipeline.annotation import Annotation
 from pipeline.boxes.detect import Detect, DetectorOptions
 from pipeline.boxes.table import Table
 from pipeline.errors import ConfigError
-from pipeline.flow import Flow, spread
+from pipeline.flow import Flow, Workers, spread
 from pipeline.inputs import find_inputs
 from pipeline.intrinsics import camera_rule
 from pipeline.plan import any_keys
@@ -118,6 +118,8 @@ def run(options: Options) -> int:
     require_answer(options.address)
     storage.require_writable(output)
     with lease.hold(output), contextlib.ExitStack() as until_done:
+        # Before anything of the output is dropped.
+        _require_room(options, job, output, until_done)
         storage.sweep(output)
         compact.finish(output)
         earlier = record.read(output, "job.json")
@@ -141,8 +143,9 @@ def run(options: Options) -> int:
         if left:
             storage.delete(storage.join(output, "summary.json"))
         withdraw(output, left)
+        network: dict[str, Any] = {}
         outcome = work.carry_out(
-            functools.partial(_flow, options, job, output),
+            functools.partial(_told_flow, options, job, output, network),
             left,
             address=options.address,
             stop=functools.partial(_too_many_rejects, options.max_reject_rate, least=ENOUGH_TO_JUDGE),
@@ -150,6 +153,7 @@ def run(options: Options) -> int:
         total = sum(done.values(), outcome.counts)
         unfinished = len(settled.requested - done.keys()) - outcome.units
         summary = work.summary(total, outcome, time.monotonic() - started, list(choice.remarks))
+        summary["this_run"] |= {"network": network or None}
         if not unfinished:
             record.write(output, "summary.json", summary | {"units": len(settled.units)})
         work.show(output, summary, unfinished)
@@ -168,17 +172,27 @@ def _check(options: Options) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     if options.max_reject_rate is not None and not 0 <= options.max_reject_rate <= 1:
         raise ConfigError(f"--max-reject-rate {options.max_reject_rate:g}: must be between 0 and 1")
-    if options.gpus_per_actor is not None and options.gpus_per_actor < 0:
-        raise ConfigError(f"--gpus-per-actor {options.gpus_per_actor:g}: must not be negative")
-    share = options.gpus_per_actor or 0.0
-    if not math.isfinite(share) or (share > 1 and share != int(share)):
-        raise ConfigError(f"--gpus-per-actor {share:g}: must be a part of one GPU, or whole ones")
+    require_share(options.gpus_per_actor)
     if options.boxes == "detect" and options.side is not None:
         raise ConfigError(
             f"--side {options.side}: with --boxes detect the detector says whose hand it is; leave --side out"
         )
+    for name in ("detector", "max_hands", "tiles") if options.boxes != "detect" else ():
+        value = getattr(options, name)
+        if value != getattr(Options, name):
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: changes nothing without --boxes detect")
     Sampling(options.every, options.fps).check()
     actor_range(options.actors)
+
+
+def require_share(gpus_per_actor: float | None) -> None:
+    """Refuses what Ray cannot give to one actor: no number of GPUs, or one and a half."""
+    if gpus_per_actor is None:
+        return
+    if not math.isfinite(gpus_per_actor) or gpus_per_actor < 0:
+        raise ConfigError(f"--gpus-per-actor {gpus_per_actor:g}: must be 0 or more")
+    if gpus_per_actor > 1 and gpus_per_actor != int(gpus_per_actor):
+        raise ConfigError(f"--gpus-per-actor {gpus_per_actor:g}: must be a whole number where it is above 1")
 
 
 def actor_range(text: str | None) -> tuple[int, int] | None:
@@ -223,8 +237,8 @@ def _keys_of_boxes(output: str, units: Sequence[Unit]) -> Iterator[set[str]]:
         yield films | any_keys(output, [unit for unit in some if unit.source != "video"])
 
 
-def _flow(options: Options, job: Annotation, output: str, resources: Resources) -> Flow:
-    workers = spread(
+def _workers(options: Options, resources: Resources) -> Workers:
+    return spread(
         resources.cpus,
         resources.gpus,
         actors=actor_range(options.actors),
@@ -233,13 +247,49 @@ def _flow(options: Options, job: Annotation, output: str, resources: Resources) 
         node_cpus=resources.node_cpus,
         gpu_node_cpus=resources.gpu_node_cpus,
     )
-    return job.flow(output, workers, options.batch_size or (64 if workers.device == "cuda" else 16))
+
+
+def _flow(options: Options, job: Annotation, output: str, workers: Workers) -> Flow:
+    return job.flow(output, workers, _batch_size(options, workers))
+
+
+def _batch_size(options: Options, workers: Workers) -> int:
+    return options.batch_size or (64 if workers.device == "cuda" else 16)
+
+
+def _told_flow(
+    options: Options, job: Annotation, output: str, network: dict[str, Any], resources: Resources
+) -> Flow:
+    """Returns the flow of this run, and says on what its network runs: on the console and in `network`."""
+    workers = _workers(options, resources)
+    least, most = workers.actors
+    network |= {
+        "actors": [least, most],
+        "device": workers.device,
+        "gpus_per_actor": workers.actor_gpus,
+        "batch_size": _batch_size(options, workers),
+    }
+    number = f"{most} actor{'s' if most > 1 else ''}" if least == most else f"{least} to {most} actors"
+    each = f"{workers.actor_gpus:g} GPU each" if workers.actor_gpus else "CPUs only"
+    say(f"the network runs on {number}, {each}, {network['batch_size']} crops at a time")
+    return _flow(options, job, output, workers)
 
 
 def _join(options: Options, job: Annotation, output: str, until_done: contextlib.ExitStack) -> None:
     """Connects to the cluster for the rest of the job, and holds the flow against what it has."""
-    resources = until_done.enter_context(connect(options.address))
-    _flow(options, job, output, resources).check(resources.cpus, resources.gpus)
+    _require_fit(options, job, output, until_done.enter_context(connect(options.address)))
+
+
+def _require_room(options: Options, job: Annotation, output: str, until_done: contextlib.ExitStack) -> None:
+    """Holds the flow against the cluster; one on this machine is started when there is work for it."""
+    if is_here(options.address):
+        _require_fit(options, job, output, Resources.here())
+    else:
+        _join(options, job, output, until_done)
+
+
+def _require_fit(options: Options, job: Annotation, output: str, resources: Resources) -> None:
+    _flow(options, job, output, _workers(options, resources)).check(resources.cpus, resources.gpus)
 
 
 def _dry_run(options: Options, job: Annotation, inputs: Sequence[Input], output: str) -> int:
@@ -249,6 +299,8 @@ def _dry_run(options: Options, job: Annotation, inputs: Sequence[Input], output:
     with contextlib.ExitStack() as until_done:
         join = functools.partial(_join, options, job, output, until_done)
         settled = planning.plan(job, inputs, output, connect=join, stored=stored, store=False)
+        here = is_here(options.address)
+        resources = Resources.here() if here else until_done.enter_context(connect(options.address))
     done = committed(output, settled.units, job.fingerprint)
     units = within([unit for unit in settled.units if unit.unit_id in settled.requested], options.limit)
     for unit in units:
@@ -256,10 +308,7 @@ def _dry_run(options: Options, job: Annotation, inputs: Sequence[Input], output:
         print(f"{state}  {unit.last - unit.first:6d} samples  {unit.unit_id}  {unit.input}")
     samples = sum(unit.last - unit.first for unit in units)
     print(f"{len(units)} units, {samples} samples, {sum(unit.unit_id in done for unit in units)} units done")
-    with (
-        connect(options.address) if options.address else contextlib.nullcontext(Resources.here()) as resources
-    ):
-        print(_flow(options, job, output, resources).describe())
+    print(_flow(options, job, output, _workers(options, resources)).describe())
     return exits.DONE
 
 

@@ -72,7 +72,7 @@ def connect(address: str | None) -> Iterator[Resources]:
         ConfigError: nothing answers there.
         Interrupted: Ray does not start on this machine, which is overloaded.
     """
-    where = _place(address)
+    where = _where(address)
     if ray.is_initialized():
         yield _resources(where)
         return
@@ -85,9 +85,14 @@ def connect(address: str | None) -> Iterator[Resources]:
         ray.shutdown()
 
 
-def _place(address: str | None) -> str:
+def _where(address: str | None) -> str:
     """Returns the address given, else the cluster that this process was started in, else one of our own."""
     return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def is_here(address: str | None) -> bool:
+    """Says whether `connect` starts a cluster on this machine, whose resources are then those of `Resources.here`."""
+    return _where(address) == "local"
 
 
 def _begin(where: str) -> None:
@@ -140,12 +145,14 @@ def _resources(where: str) -> Resources:
 
 
 def require_answer(address: str | None) -> None:
-    """Knocks at an address: Ray itself would keep trying for more than five minutes.
+    """Knocks at the address that `connect` goes to: Ray itself would keep trying for more than five minutes.
+
+    A job does so before it changes anything in its output.
 
     Raises:
         ConfigError: nothing answers there.
     """
-    where = _place(address)
+    where = _where(address)
     if where.startswith("ray://"):
         raise ConfigError(
             f"--address {where}: Ray Data does not run through Ray Client; use `ray job submit`, or HOST:PORT "

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import cv2
 
 from jobs import exits, record, work
-from jobs.annotate import actor_range
-from jobs.cluster import connect
+from jobs.annotate import actor_range, require_share
+from jobs.cluster import connect, require_answer
 from jobs.console import say
 from jobs.model_choice import ModelChoice, choose_model
 from jobs.options import option
@@ -120,6 +120,7 @@ def run(options: Options) -> int:
         fingerprint = fingerprint_of(content)
         if not options.overwrite:
             record.require_same(output, content, fingerprint)
+        require_answer(options.address)
         storage.require_writable(output)
         until_done.enter_context(lease.hold(output))
         storage.sweep(output)
@@ -186,8 +187,7 @@ def _check(options: Options) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     if options.worst < 0:
         raise ConfigError(f"--worst {options.worst}: must not be negative")
-    if options.gpus_per_actor is not None and options.gpus_per_actor < 0:
-        raise ConfigError(f"--gpus-per-actor {options.gpus_per_actor:g}: must not be negative")
+    require_share(options.gpus_per_actor)
     actor_range(options.actors)
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from jobs import annotate, exits, record, work
-from jobs.cluster import connect
+from jobs.cluster import connect, require_answer
 from jobs.console import say
 from jobs.options import option
 from pipeline import lease, storage
@@ -100,6 +100,7 @@ def run(options: Options) -> int:
     _require_apart(options, output)
     if options.dry_run:
         return annotate.run(_of_annotate(options, output))
+    require_answer(options.address)
     storage.require_writable(output)
     with contextlib.ExitStack() as until_done:
         until_done.enter_context(lease.hold(output))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs import exits, planning, record, work
+from jobs.cluster import require_answer
 from jobs.console import say, some
 from jobs.model_choice import choose_hand_model
 from jobs.options import option
@@ -61,6 +62,7 @@ def run(options: Options) -> int:
     fingerprint = fingerprint_of(content)
     if not options.overwrite:
         record.require_same(output, content, fingerprint, SUMMARY)
+    require_answer(options.address)
     storage.require_writable(output)
     with lease.hold(output):
         storage.sweep(output)

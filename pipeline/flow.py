@@ -104,10 +104,14 @@ def spread(
     each would hang on a machine of two. What it claims is no whole number with others', so that a rest is always
     left, in which writing finds room. By default it claims so little that twice as many fit on a node beside a
     task: when half of the nodes are lost, their actors start on the others, and would else take the tasks' room.
+
+    Raises:
+        ConfigError: an actor is to have GPUs, and the cluster has none.
     """
     if gpus_per_actor and not gpus:
         raise ConfigError(
-            f"--gpus-per-actor {gpus_per_actor:g}: there is no GPU and none can come; without it, CPUs serve"
+            f"--gpus-per-actor {gpus_per_actor:g}: the cluster has {cpus:g} CPUs and no GPU, and none that can come: "
+            "leave it out to run on CPUs, or name a cluster with GPUs in --address"
         )
     node = int(cpus if node_cpus is None else min(cpus, node_cpus))
     task_cpus = 1.0 if node >= 2 else 0.5

@@ -68,6 +68,12 @@ def test_a_dry_run_that_would_overwrite_shows_the_plan_that_would_be_made(
     ("options", "says"),
     [
         (("--boxes", "detect", "--side", "left"), "the detector says whose hand it is"),
+        ((*WHOLE, "--max-hands", "3"), "--max-hands 3: changes nothing without --boxes detect"),
+        ((*WHOLE, "--tiles", "3"), "--tiles 3: changes nothing"),
+        ((*WHOLE, "--detector", "hands.task"), "--detector hands.task: changes nothing"),
+        ((*WHOLE, "--gpus-per-actor", "nan"), "--gpus-per-actor nan: must be 0 or more"),
+        ((*WHOLE, "--gpus-per-actor", "inf"), "--gpus-per-actor inf: must be 0 or more"),
+        ((*WHOLE, "--gpus-per-actor", "1.5"), "--gpus-per-actor 1.5: must be a whole number"),
         (("--boxes", "b.csv"), "names the film 'a.mp4' without saying which frame"),
     ],
 )

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from jobs.cli import main
 from jobs.cluster import can_come, for_workers, offered
 from pipeline import storage
 from pipeline.flow import spread
 from tests.conftest import Handocc
+from tests.datasets import ho3d
 from tests.s3_faults import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +103,42 @@ def test_workers_get_settings_and_never_secrets() -> None:
         "AWS_REGION": "eu-west-1",
         "AWS_REQUEST_PAYER": "requester",
     }
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (
+            "annotate shards --model tiny --weights random:0 --address 127.0.0.1:1",
+            "no Ray cluster answers there",
+        ),
+        ("annotate shards --model tiny --weights random:0 --actors 100000", "lower --actors"),
+        ("synthesize --count 1 --address 127.0.0.1:1", "no Ray cluster answers there"),
+        ("prepare ho3d-v2 ho3d --address 127.0.0.1:1", "no Ray cluster answers there"),
+    ],
+)
+def test_a_cluster_that_will_not_do_is_refused_before_the_output_is_touched(
+    tmp_path: Path,
+    shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    says: str,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shards").symlink_to(shards)
+    ho3d.build(tmp_path / "ho3d")
+    names = ["plan/000000.parquet", "annotations/a-1.parquet", "tracks/a-1.parquet", "summary.json"]
+    names += ["synthetic-0-00000000-00000001.tar", "ho3d-v2-train-00000000-00000002.tar"]
+    for name in names:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(b"of another job")
+    (tmp_path / "out" / "job.json").write_text('{"command": "annotate", "fingerprint": "f"}')
+    assert main([*command.split(), "--output", "out", "--overwrite"]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    left = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
+    assert {name for name in left if not name.startswith("lease/")} == {*names, "job.json"}
 
 
 @pytest.mark.parametrize("node_cpus", [1, 2, 3, 4, 8, 11, 16, 64])

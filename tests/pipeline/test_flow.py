@@ -100,10 +100,15 @@ def test_every_machine_keeps_a_cpu_for_tasks() -> None:
 def test_a_flow_that_cannot_fit_is_refused_with_the_way_out() -> None:
     with pytest.raises(ConfigError, match="lower --actors"):
         job().flow("out", spread(2, 0, actors=(4, 4), gpus_per_actor=None), 16).check(2, 0)
-    with pytest.raises(ConfigError, match="there is no GPU"):
-        spread(16, 0, actors=None, gpus_per_actor=1.0)
     with pytest.raises(ConfigError, match="--gpus-per-actor"):
         job().flow("out", spread(16, 1, actors=(2, 2), gpus_per_actor=None), 16).check(16, 1)
+
+
+def test_gpus_that_are_asked_for_are_there_or_can_come() -> None:
+    with pytest.raises(ConfigError, match="--gpus-per-actor 1: the cluster has 16 CPUs and no GPU"):
+        spread(16, 0, actors=None, gpus_per_actor=1)
+    assert spread(16, 0, actors=None, gpus_per_actor=0).device == "cpu"
+    assert spread(16, 4, actors=None, gpus_per_actor=1, gpus_now=0).actors == (1, 4)
 
 
 def test_decoding_and_inference_claim_differently_so_that_ray_keeps_them_apart() -> None:
