@@ -1,6 +1,6 @@
 """Looks at inputs before they are cut into units; what it finds stands in the plan for good."""
 
-import contextlib
+import errno
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,6 +47,11 @@ def _require_served(uri: str) -> None:
     Raises:
         StorageError: its storage is at fault, not the object.
     """
-    with contextlib.suppress(OSError), storage.open_input(uri) as stream:
-        while stream.read(READ_BYTES):
-            pass
+    try:
+        with storage.open_input(uri) as stream:
+            while stream.read(READ_BYTES):
+                pass
+    except OSError as error:
+        # One bad sector, or all of a disk: too little to write a whole object off for good.
+        if error.errno == errno.EIO:
+            raise StorageError(f"{uri}: storage does not answer as it should: {error}") from error

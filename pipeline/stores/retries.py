@@ -15,10 +15,11 @@ TRIES = 8
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 20.0
 WORTH_A_WORD_S = 2.0
-# What a disk or a mount says in a bad hour; others (no such file, no permission, no file at all) are the object's.
+# What a mount or a short machine says in a bad hour; others (no such file, no permission, no file at all) are the
+# object's, and so is EIO: it may be one bad sector, which nobody gets past by waiting.
 _PASSING = frozenset(
     [
-        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+        *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN),
         *(
             errno.EREMOTEIO,
             errno.ENOTCONN,
