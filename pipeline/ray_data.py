@@ -1,5 +1,6 @@
 """Runs work on Ray: a flow on Ray Data, where one unit is one row through every stage, and plain functions."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -71,10 +72,13 @@ class _Actor:
     """Keeps what a stage built, for all the units that come to this worker."""
 
     def __init__(self, make: Any) -> None:
-        self.step: Step = ray.get(make)()
+        self.made = functools.partial(_made, make)
+        # An error here would be the actor's death; it comes again with the first row, which can tell of it.
+        with contextlib.suppress(Exception):
+            self.made()
 
     def __call__(self, row: Row) -> Row:
-        return _advance(lambda: self.step, row)
+        return _advance(self.made, row)
 
 
 @functools.cache
@@ -171,11 +175,9 @@ def _pass(flow: Flow, units: Sequence[Unit], *, deadly: bool) -> Iterator[UnitRe
         raise Interrupted(str(error)) from error
     except ExecutionTimeoutError as error:
         raise Interrupted(f"no unit moved for {NO_PROGRESS_S / 3600:g} hours, on {_nodes()}") from error
-    except (
-        ray.exceptions.RayActorError,
-        ray.exceptions.WorkerCrashedError,
-        ray.exceptions.OutOfMemoryError,
-    ) as error:
+    except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise
         raise Interrupted(f"workers died over more than {DEADLY_AT_MOST} units: {_line(error)}") from error
 
 
@@ -227,6 +229,8 @@ def read_ahead(
     calm()
     context = DataContext.get_current()
     context.target_max_block_size = None
+    # A row passed over would put all behind it in another one's place.
+    context.max_errored_blocks = 0
     context.execution_options.preserve_order = True
     store = ray.cluster_resources().get("object_store_memory", 0.0)
     context.execution_options.resource_limits = ExecutionResources.for_limits(

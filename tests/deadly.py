@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.boxes.given import Given
 from pipeline.errors import DataError
+from pipeline.flow import Step
 from pipeline.records import HandBox, Sample, Unit, UnitRecord
 from pipeline.sources import SOURCES
 from pipeline.sources.source import Extent, Source
@@ -76,3 +77,12 @@ class Rejecting:
 def _unpacked() -> Rejecting:
     SOURCES["deadly"] = DEADLY_SOURCE
     return Rejecting()
+
+
+def failing(error: Exception) -> Step:
+    """Makes a step that raises."""
+
+    def step(_record: UnitRecord) -> UnitRecord:
+        raise error
+
+    return step

@@ -10,15 +10,16 @@ import ray
 
 from pipeline import local, ray_data
 from pipeline.boxes.given import Given
-from pipeline.errors import Interrupted
+from pipeline.errors import ConfigError, Interrupted, StorageError
 from pipeline.flow import Flow, Stage, as_it_is
 from pipeline.inputs import find_inputs
+from pipeline.ray_data import StageFailed
 from pipeline.records import Unit
 from pipeline.sources import SOURCES
 from pipeline.stages import apart
 from pipeline.stages.page import Page
 from pipeline.units import settle
-from tests.deadly import DEADLY_SOURCE, DeadlyBoxes, DeadlyStep, Rejecting
+from tests.deadly import DEADLY_SOURCE, DeadlyBoxes, DeadlyStep, Rejecting, failing
 from tests.pipeline.test_flow import WORKERS, job
 
 DEADLY = frozenset({"00000003", "00000004", "00000017"})
@@ -75,6 +76,21 @@ def test_a_step_that_kills_every_worker_ends_the_job_behind_all_others_and_names
     with pytest.raises(Interrupted, match=r"unit-1$"):
         finished.extend(record.unit.unit_id for record in ray_data.run(flow, units))
     assert sorted(finished) == ["unit-0", "unit-2", "unit-3"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_stage_that_cannot_be_built_and_one_that_fails_say_why() -> None:
+    units = [Unit("unit", "images", "file:///x", 0, 1, 1, "v")]
+    for make, what, said in (
+        (functools.partial(int, "no number"), StageFailed, "invalid literal for int.*'no number'"),
+        (functools.partial(failing, ConfigError("lower --it")), ConfigError, "^lower --it$"),
+        (functools.partial(failing, StorageError("gone")), Interrupted, "^gone$"),
+    ):
+        for actors in (None, (1, 1)):
+            flow = Flow("failing", (Stage("step", make, cpus=0.5, actors=actors),))
+            with pytest.raises(what, match=said):
+                list(ray_data.run(flow, units))
 
 
 def test_what_dies_before_its_sample_is_there_takes_the_rest_of_its_unit_with_it(
