@@ -1,5 +1,6 @@
 """`handocc prepare`: a benchmark's own layout to training shards."""
 
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,8 @@ def run(options: Options) -> int:
     units = plan_shards(options.dataset, split, root, len(benchmark), options.per_shard)
     with lease.hold(output):
         storage.sweep(output)
-        if options.overwrite:
+        # What this job made before it was killed stays. While another's is removed, job.json is still its.
+        if options.overwrite and not record.is_of(output, fingerprint):
             _forget_shards(output)
         job = record.job("prepare", options, content) | {"remarks": remarks}
         record.write(output, "job.json", job)
@@ -150,10 +152,17 @@ def _carry_out(
 
 
 def _forget_shards(output: str) -> None:
-    """Removes what an earlier job prepared there; the shard, which is the commit, before its ledger."""
+    """Removes what an earlier job prepared there; what has another name is somebody else's."""
+    names = "|".join(
+        re.escape(f"{name}-{split.replace('_', '-')}")
+        for name, dataset in DATASETS.items()
+        for split in dataset.splits
+    )
+    unit = rf"({names})-\d{{8,}}-\d{{8,}}"
+    written = re.compile(rf"{unit}\.tar|ledger/{unit}\.parquet")
+    # The shard, which is the commit, before its ledger.
     for file in sorted(storage.list_files(output), key=lambda file: not file.uri.endswith(".tar")):
-        name = storage.key_below(output, file.uri).removeprefix("ledger/")
-        if name.endswith((".tar", ".parquet")) and name.startswith(tuple(f"{known}-" for known in DATASETS)):
+        if written.fullmatch(storage.key_below(output, file.uri)):
             storage.delete(file.uri)
 
 

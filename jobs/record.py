@@ -73,6 +73,12 @@ def require_same(output: str, content: Mapping[str, Any], fingerprint: str, name
     )
 
 
+def is_of(output: str, fingerprint: str) -> bool:
+    """Says whether the job that wrote the output last, or began to, had these settings."""
+    earlier = read(output, "job.json")
+    return earlier is not None and earlier.get("fingerprint") == fingerprint
+
+
 def of_annotate(output: str) -> dict[str, Any]:
     """Returns the job.json of an output of annotate.
 
