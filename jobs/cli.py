@@ -1,6 +1,7 @@
 """The command `handocc`: its subcommands in one table."""
 
 import importlib
+import importlib.metadata
 import os
 import signal
 import sys
@@ -35,7 +36,8 @@ COMMANDS = {
 def usage() -> str:
     """Returns the text of `handocc --help`."""
     lines = [f"  {name:<14} {what}" for name, what in COMMANDS.items()]
-    return "usage: handocc COMMAND ...\n\n" + "\n".join(lines) + "\n\n`handocc COMMAND --help` explains one."
+    closing = "`handocc COMMAND --help` explains one, `handocc --version` says which this is."
+    return "usage: handocc COMMAND ...\n\n" + "\n".join(lines) + "\n\n" + closing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return exits.DONE if arguments else exits.USAGE
     command = arguments[0]
+    if command == "--version":
+        print(f"handocc {importlib.metadata.version('handocc')}")
+        return exits.DONE
     if command not in COMMANDS:
         print(f"handocc: there is no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return exits.USAGE

@@ -38,8 +38,15 @@ def parse(options: type[T], command: str, arguments: Sequence[str]) -> T:
     parser = _Parser(prog=f"handocc {command}", description=options.__doc__, allow_abbrev=False)
     for name, field in fields.items():
         parser.add_argument(*_flags(name, field), **_how(hints[name], field))
+        if _scalar(hints[name]) is bool:
+            undo = "--no-" + name.replace("_", "-")
+            parser.add_argument(
+                undo, dest=name, action="store_const", const=False, default=None, help=argparse.SUPPRESS
+            )
     parser.add_argument(
-        "--config", metavar="FILE.yaml", help="take options from this file; the command line wins"
+        "--config",
+        metavar="FILE.yaml",
+        help="take options from this file; the command line wins (what is switched on there, --no-… switches off)",
     )
     given = vars(parser.parse_intermixed_args(list(arguments)))
     given = {name: value for name, value in given.items() if value is not None and value != []}

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,11 @@ def test_damaged_job_files_are_said_in_one_line(tmp_path: Path, capsys: pytest.C
     (tmp_path / "folder" / "job.json").mkdir(parents=True)
     assert main(["status", str(tmp_path / "folder")]) == exits.USAGE
     assert "job.json cannot be read" in capsys.readouterr().err
+
+
+def test_the_command_says_which_version_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == exits.DONE
+    assert re.fullmatch(r"handocc \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
 
 
 def test_a_bug_does_not_look_like_a_finished_job(

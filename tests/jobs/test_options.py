@@ -25,6 +25,20 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     )
 
 
+def test_the_command_line_switches_off_what_the_file_switches_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text("inputs: [a]\noutput: out\noverwrite: true\nretry-rejected: true\n")
+    options = parse(Options, "annotate", ["--config", str(config), "--no-retry-rejected"])
+    assert (options.overwrite, options.retry_rejected) == (True, False)
+    with pytest.raises(SystemExit):
+        parse(Options, "annotate", ["--help"])
+    said = capsys.readouterr().out
+    assert "--no-" in said
+    assert "--no-overwrite" not in said
+
+
 def test_everything_wrong_in_the_file_is_said_at_once(tmp_path: Path) -> None:
     config = tmp_path / "job.yaml"
     config.write_text("colour: red\nbatchsize: 3\nlimit: many\nmeshes: obj\nvertices: 1\ninputs: a\n")
