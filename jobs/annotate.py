@@ -104,7 +104,7 @@ def run(options: Options) -> int:
     job = annotation(options, choice)
     choice = replace(choice, remarks=(*choice.remarks, *job.cameras.remarks))
     output = storage.canonical(options.output)
-    inputs, passed_over = find_inputs(options.inputs, output=output, note=say)
+    inputs, passed_over = find_inputs(options.inputs, output=output, note=say, look_into_tables=True)
     if isinstance(job.boxes, Table):
         job.boxes.require_frames({source.name for source in inputs if source.source == "video"})
     if not options.overwrite:

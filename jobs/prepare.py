@@ -22,10 +22,6 @@ from pipeline.errors import ConfigError
 from pipeline.fingerprint import fingerprint_of
 from pipeline.records import Counts, Unit
 
-_MADE = re.compile(
-    rf"({'|'.join(DATASETS)})-.*-\d+-\d+\.tar|ledger/({'|'.join(DATASETS)})-.*-\d+-\d+\.parquet"
-)
-
 
 @dataclass(frozen=True)
 class Options:
@@ -76,6 +72,7 @@ def run(options: Options) -> int:
     units = plan_shards(options.dataset, split, root, len(benchmark), options.per_shard)
     with lease.hold(output):
         storage.sweep(output)
+        # What this job made before it was killed stays. While another's is removed, job.json is still its.
         if options.overwrite and not record.is_of(output, fingerprint):
             _forget_shards(output)
         job = record.job("prepare", options, content) | {"remarks": remarks}
@@ -155,9 +152,17 @@ def _carry_out(
 
 
 def _forget_shards(output: str) -> None:
-    """Removes what an earlier job prepared there; the shard, which is the commit, before its ledger."""
+    """Removes what an earlier job prepared there; what has another name is somebody else's."""
+    names = "|".join(
+        re.escape(f"{name}-{split.replace('_', '-')}")
+        for name, dataset in DATASETS.items()
+        for split in dataset.splits
+    )
+    unit = rf"({names})-\d{{8,}}-\d{{8,}}"
+    written = re.compile(rf"{unit}\.tar|ledger/{unit}\.parquet")
+    # The shard, which is the commit, before its ledger.
     for file in sorted(storage.list_files(output), key=lambda file: not file.uri.endswith(".tar")):
-        if _MADE.fullmatch(storage.key_below(output, file.uri)):
+        if written.fullmatch(storage.key_below(output, file.uri)):
             storage.delete(file.uri)
 
 

@@ -73,6 +73,12 @@ def require_same(output: str, content: Mapping[str, Any], fingerprint: str, name
     )
 
 
+def is_of(output: str, fingerprint: str) -> bool:
+    """Says whether the job that wrote the output last, or began to, had these settings."""
+    earlier = read(output, "job.json")
+    return earlier is not None and earlier.get("fingerprint") == fingerprint
+
+
 def of_annotate(output: str) -> dict[str, Any]:
     """Returns the job.json of an output of annotate.
 
@@ -91,12 +97,6 @@ def of_annotate(output: str) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def is_of(output: str, fingerprint: str) -> bool:
-    """Says whether an output is of the job with this fingerprint, as its job.json has it."""
-    earlier = read(output, "job.json")
-    return earlier is not None and earlier.get("fingerprint") == fingerprint
 
 
 def read(output: str, name: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,8 +33,9 @@ from pipeline.synthesis.films import (
 from pipeline.synthesis.sample import Look, SceneSpec
 from pipeline.synthesis.shards import ShardMaker, missing, plan_shards, synthesis_flow
 
-_MADE = re.compile(
-    rf"synthetic-\d+-\d+-\d+\.tar|{FILMS}/film-\d+-\d+\.mp4|{TRUTH_FOLDER}/film-\d+-\d+\.parquet|{re.escape(BOXES)}"
+_WRITTEN = re.compile(
+    r"synthetic-\d+-\d{8,}-\d{8,}\.tar"
+    rf"|{TRUTH_FOLDER}/film-\d+-\d{{6,}}\.parquet|{FILMS}/film-\d+-\d{{6,}}\.mp4"
 )
 
 
@@ -84,8 +85,10 @@ def run(options: Options) -> int:
     storage.require_writable(output)
     with lease.hold(output):
         storage.sweep(output)
-        if options.overwrite and not record.is_of(output, fingerprint):
-            _forget(output)
+        if options.overwrite:
+            # What this job made before it was killed stays. Of another job nothing does, and job.json is still its.
+            same = record.is_of(output, fingerprint)
+            _forget(output, {unit.unit_id for unit in work_to_do.units} if same else frozenset())
         record.write(output, "job.json", record.job("synthesize", options, content))
         flow, left = work_to_do.flow, work_to_do.missing()
         outcome = work.carry_out(lambda _: flow, left, address=options.address)
@@ -153,11 +156,19 @@ def _films(options: Options, output: str) -> _Work:
     )
 
 
-def _forget(output: str) -> None:
-    """Removes what an earlier job made there, by its exact names: other files stay."""
-    for file in list(storage.list_files(output)):
-        if _MADE.fullmatch(storage.key_below(output, file.uri)):
-            storage.delete(file.uri)
+def _forget(output: str, staying: Set[str]) -> None:
+    """Removes what an earlier job made there, but for some units; what has another name is somebody else's."""
+    written = [
+        file.uri
+        for file in storage.list_files(output)
+        if _WRITTEN.fullmatch(storage.key_below(output, file.uri))
+        and storage.name_of(file.uri).rsplit(".", 1)[0] not in staying
+    ]
+    if any(uri.endswith(".parquet") for uri in written):
+        storage.delete(storage.join(output, BOXES))
+    # The truth, which is a film's commit, before the film.
+    for uri in sorted(written, key=lambda uri: not uri.endswith(".parquet")):
+        storage.delete(uri)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.sources import SOURCES, source_of
@@ -68,12 +71,19 @@ def _listed(uri: str) -> list[str]:
 
 
 def find_inputs(
-    arguments: Sequence[str], *, output: str = "", note: Callable[[str], object] = lambda _: None
+    arguments: Sequence[str],
+    *,
+    output: str = "",
+    note: Callable[[str], object] = lambda _: None,
+    look_into_tables: bool = False,
 ) -> tuple[list[Input], list[str]]:
     """Returns the inputs that the arguments name, and the names of files that no source reads.
 
     What the job itself writes below `output` is no input, wherever the output is. A file that several arguments
     name is taken once, as the first of them names it; `note` is told of those in one line.
+
+    look_into_tables: whether tables without images, found by a folder or a pattern beside inputs of other kinds, as
+    img2dataset leaves one beside each shard, are files that no source reads. It costs their footers.
 
     Raises:
         ConfigError: an argument names nothing or what the job writes, or there is nothing to read at all.
@@ -83,8 +93,10 @@ def find_inputs(
     passed_over: list[str] = []
     taken: set[str] = set()
     again: list[str] = []
+    tables: list[str] = []
     named = expand(arguments)
-    unknown = [uri for uri, info in named.items() if info is None]
+    # Named one by one, or folders; the rest is what patterns found.
+    unknown = {uri: None for uri, info in named.items() if info is None}
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         named.update(zip(unknown, pool.map(storage.stat, unknown), strict=True))
     for uri, info in named.items():
@@ -112,8 +124,16 @@ def find_inputs(
             elif source.one_object:
                 name = storage.key_below(root, file.uri)
                 single[file.uri] = Input(file.uri, source.name, (file,), name)
+                if source.name == "parquet" and file.uri not in unknown:
+                    tables.append(file.uri)
             else:
                 folders.setdefault(root, {})[file.uri] = file
+    if look_into_tables and (folders or any(item.source != "parquet" for item in single.values())):
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            for uri, is_bare in zip(tables, pool.map(_is_without_images, tables), strict=True):
+                if is_bare:
+                    del single[uri]
+                    passed_over.append(uri)
     inputs = [Input(root, "images", tuple(files.values())) for root, files in folders.items()]
     inputs += single.values()
     if again:
@@ -122,6 +142,15 @@ def find_inputs(
     if not inputs:
         raise ConfigError(f"{', '.join(arguments)}: nothing to read there; known are {_endings()}")
     return inputs, passed_over
+
+
+def _is_without_images(uri: str) -> bool:
+    """Says whether a table can be read and has no column of images; a damaged one is an input that is damaged."""
+    try:
+        with storage.open_input(uri) as stream:
+            return "image" not in pq.read_schema(stream).names
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError):
+        return False
 
 
 def labelled(inputs: Sequence[Input]) -> list[Input]:

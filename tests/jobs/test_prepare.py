@@ -53,6 +53,14 @@ def test_a_half_downloaded_benchmark_is_prepared_and_completed_later(
     # Nothing is left: no cluster is started.
     assert main([str(word) for word in command]) == 0
     assert main([*map(str, command), "--split", "evaluation"]) == 2
+    whole = digests(out)
+    assert main([*map(str, command), "--overwrite"]) == 0, "another job's shards, not its own"
+    assert digests(out) == whole
+    (out / "ho3d-v2-train-notes.tar").write_bytes(b"of somebody else")
+    anew = handocc_on_one_ray(*command, "--per-shard", 4, "--overwrite")
+    assert anew.returncode == 0, anew.stderr
+    assert sorted(digests(out)) == ["ho3d-v2-train-00000000-00000004.tar", "ho3d-v2-train-notes.tar"]
+    assert [path.name for path in (out / "ledger").iterdir()] == ["ho3d-v2-train-00000000-00000004.parquet"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from jobs.cli import main
+
 pytestmark = pytest.mark.ray
 
 
@@ -47,6 +49,39 @@ def test_the_same_seed_gives_the_same_pictures_in_any_shards(
     )
     assert refused.returncode == 2
     assert "seed was 5 and is 6" in refused.stderr
+
+
+def test_overwriting_removes_what_another_job_made_and_goes_on_when_it_is_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], handocc_here: Callable[..., Any]
+) -> None:
+    own = [f"synthetic-0-{number:08d}-{number + 1:08d}.tar" for number in range(3)]
+    own += ["films/film-7-000000.mp4", "truth/film-7-000000.parquet", "boxes.parquet"]
+    others = [
+        "film-noir.mp4",
+        "synthetic-notes.tar",
+        "deep/synthetic-0-00000000-00000001.tar",
+        "films/film-a.mp4",
+    ]
+    for name in (*own, *others):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+
+    def left() -> set[str]:
+        found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+        return {name for name in found if not name.startswith("lease/")} - {"job.json", *others}
+
+    command = ["synthesize", "--output", str(tmp_path), "--per-shard", "1", "--size", "64", "--count"]
+    # All is there: no cluster is started.
+    assert main([*command, "3"]) == 0
+    assert left() == set(own)
+    assert main([*command, "2", "--overwrite"]) == 0
+    assert left() == set(own[:2])
+    assert "0 pictures" in capsys.readouterr().err
+    anew = handocc_here(*command, "1", "--occlusion", "0", "--overwrite")
+    assert "1 pictures" in anew.stderr
+    assert left() == {own[0]}
+    assert (tmp_path / own[0]).stat().st_size
+    assert all((tmp_path / name).exists() for name in others)
 
 
 def test_a_shard_holds_what_the_contract_names(shards: Path) -> None:

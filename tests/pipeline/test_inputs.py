@@ -1,9 +1,14 @@
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs import planning
+from pipeline import compact
 from pipeline.errors import ConfigError
 from pipeline.inputs import expand, expand_braces, find_inputs
+from pipeline.tracking import stage as tracking
 
 
 def test_braces_and_lists_are_expanded_in_order(tmp_path: Path) -> None:
@@ -39,23 +44,38 @@ def test_an_argument_that_names_nothing_is_an_error(tmp_path: Path, argument: st
 
 
 def test_what_the_job_wrote_itself_is_no_input(tmp_path: Path) -> None:
-    for name in (
-        "a.jpg",
-        "images/b.jpg",
-        "annotations/x.parquet",
-        "meshes/x.tar",
-        "report/0.png",
-        "tracks/x.parquet",
-    ):
+    written = [f"{folder}/x.parquet" for folder in (*compact.FOLDERS, compact.STAGING, tracking.FOLDER)]
+    written += [planning.UNFINISHED, tracking.SUMMARY, "meshes/x.tar", "report/hands/0.png"]
+    for name in ("a.jpg", "images/b.jpg", *written):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path.parent / "link").symlink_to(tmp_path)
     for folder in (tmp_path, tmp_path.parent / "link"):
-        (images,) = find_inputs([str(folder)], output=str(tmp_path))[0]
+        (images,), passed_over = find_inputs([str(folder)], output=str(tmp_path))
+        assert passed_over == []
         names = [uri.rsplit("/", 1)[-1] for uri in (file.uri for file in images.files)]
         assert names == ["a.jpg", "b.jpg"]
         with pytest.raises(ConfigError, match="written by this very job"):
             find_inputs([f"{folder}/meshes/x.tar"], output=str(tmp_path))
+
+
+def test_a_table_without_images_that_lies_beside_shards_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "00000.tar").write_bytes(b"")
+    (folder / "damaged.parquet").write_bytes(b"PAR1")
+    pq.write_table(pa.table({"url": ["u"]}), folder / "00000.parquet")
+    pq.write_table(pa.table({"image": [b""]}), folder / "photos.parquet")
+    for argument in (str(folder), f"{folder}/*"):
+        inputs, passed_over = find_inputs([argument], look_into_tables=True)
+        assert [item.name for item in inputs] == ["00000.tar", "damaged.parquet", "photos.parquet"]
+        assert [Path(uri).name for uri in passed_over] == ["00000.parquet"]
+    # What is named by itself, or is all there is, is a mistake that planning tells of.
+    inputs, passed_over = find_inputs(
+        [str(folder / name) for name in ("00000.tar", "00000.parquet")], look_into_tables=True
+    )
+    assert (len(inputs), passed_over) == (2, [])
+    assert len(find_inputs([f"{folder}/0*.parquet"], look_into_tables=True)[0]) == 1
 
 
 def test_names_with_odd_characters_keep_their_files_apart(tmp_path: Path) -> None:
