@@ -101,6 +101,7 @@ def annotated(tmp_path_factory: pytest.TempPathFactory, shards: Path, handocc: H
     done = handocc("annotate", f"{folder}/*.tar", "--output", out, *options)
     assert done.returncode == 1, done.stderr
     assert "untrained" in done.stderr
+    assert "the network runs on " in done.stderr
     assert f"results: file://{out}" in done.stdout
     return out
 

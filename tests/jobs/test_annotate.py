@@ -53,6 +53,14 @@ def test_the_sums_hold_and_every_hand_is_accounted_for(annotated: Path) -> None:
     )
 
 
+def test_the_summary_says_on_what_the_network_ran(annotated: Path) -> None:
+    network = json.loads((annotated / "summary.json").read_text())["this_run"]["network"]
+    least, most = network["actors"]
+    assert 1 <= least <= most
+    on_gpus = network["gpus_per_actor"] > 0
+    assert (network["device"], network["batch_size"]) == (("cuda", 64) if on_gpus else ("cpu", 16))
+
+
 def test_duckdb_polars_and_pandas_read_the_same_numbers(annotated: Path) -> None:
     pattern = f"{annotated}/annotations/*.parquet"
     by_duckdb = duckdb.sql(
