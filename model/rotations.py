@@ -3,6 +3,7 @@
 import roma
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def six_d_to_rotation(six_d: Tensor) -> Tensor:
@@ -17,8 +18,29 @@ def six_d_to_rotation(six_d: Tensor) -> Tensor:
 
 def rotation_to_axis_angle(rotation: Tensor) -> Tensor:
     """Return axis × angle (..., 3) in radians, the angle within [0, π], of rotations (..., 3, 3)."""
-    axis_angle: Tensor = roma.rotmat_to_rotvec(rotation)
+    axis_angle: Tensor = roma.unitquat_to_rotvec(_unit_quaternion(rotation))
     return axis_angle
+
+
+def _unit_quaternion(rotation: Tensor) -> Tensor:
+    """Return the unit quaternions (..., 4), w last, of rotations (..., 3, 3), the sign of their largest number plus.
+
+    Shepperd 1978: four times the quaternion's outer product with itself is linear in the rotation, and its row with the
+    largest diagonal is the sure one. roma picks rows by `nonzero`, for which a GPU is waited for.
+    """
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in rotation.unbind(-2))
+    trace = xx + yy + zz
+    product = torch.stack(
+        [
+            *(1 - trace + 2 * xx, yx + xy, zx + xz, zy - yz),
+            *(yx + xy, 1 - trace + 2 * yy, zy + yz, xz - zx),
+            *(zx + xz, zy + yz, 1 - trace + 2 * zz, yx - xy),
+            *(zy - yz, xz - zx, yx - xy, 1 + trace),
+        ],
+        dim=-1,
+    ).reshape(*trace.shape, 4, 4)
+    surest = product.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None].expand(*trace.shape, 1, 4)
+    return functional.normalize(product.gather(-2, surest).squeeze(-2), dim=-1)
 
 
 def axis_angle_to_rotation(axis_angle: Tensor) -> Tensor:

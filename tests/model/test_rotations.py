@@ -19,6 +19,16 @@ def test_an_axis_angle_up_to_half_a_turn_survives_the_matrix() -> None:
     torch.testing.assert_close(again, axis_angle, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "axis", [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0.6, 0, -0.8], [0.5, -0.5, 0.5**0.5]]
+)
+def test_half_a_turn_about_any_axis_is_told_from_its_matrix(axis: list[float]) -> None:
+    rotation = axis_angle_to_rotation(math.pi * torch.tensor(axis, dtype=torch.float64))
+    again = rotation_to_axis_angle(rotation)
+    assert again.norm().item() == pytest.approx(math.pi, abs=1e-7)
+    torch.testing.assert_close(axis_angle_to_rotation(again), rotation, rtol=0, atol=1e-7)
+
+
 def test_a_turn_beyond_half_comes_back_as_the_shorter_way_round() -> None:
     axis_angle = torch.tensor([0.0, 0.0, 1.5 * math.pi])
     shorter = rotation_to_axis_angle(axis_angle_to_rotation(axis_angle))
