@@ -15,7 +15,7 @@ from model.mano.synthetic import synthetic_hand
 from model.weights import LoadedWeights
 from pipeline import storage
 from pipeline.errors import ConfigError, DataError
-from pipeline.gallery import choose_rows, image_of, samples_of, strip
+from pipeline.gallery import choose_rows, image_of, rows_with_samples, strip
 from pipeline.inside import inside
 from pipeline.records import Sample
 from pipeline.render import Tile, png, sheet
@@ -64,7 +64,7 @@ def run(options: Options) -> int:
         if _DRAWN.fullmatch(storage.key_below(folder, file.uri)):
             storage.delete(file.uri)
     drawn, maps = list[Rows](), list[Rows]()
-    for number, (row, sample) in enumerate(samples_of(output, units, rows)):
+    for number, (row, sample) in enumerate(rows_with_samples(output, units, rows)):
         tiles = strip(output, row, sample, faces, word).tiles
         storage.put(storage.join(folder, "hands", f"{number:04d}.png"), png(sheet([tiles], tile=384)))
         drawn.append([tiles])

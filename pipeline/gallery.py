@@ -10,15 +10,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import render
+from pipeline.boxes.box_source import camera_of
 from pipeline.camera import project
 from pipeline.errors import DataError
+from pipeline.pictures import samples_of
 from pipeline.records import Sample, Unit
 from pipeline.render import Tile
 from pipeline.sinks.meshes import read_mesh
 from pipeline.sinks.parts import Part, read_table
-from pipeline.sources import SOURCES
 from pipeline.stages.decode import decode_image
-from pipeline.units import load_keys
 
 AROUND = 1.8
 CLOSE_UP = 512
@@ -59,27 +59,20 @@ def strips(
 
     faces: those of a right hand, for rows that hold vertices; stamp: a word across every prediction.
     """
-    for row, sample in samples_of(output, units, rows):
+    for row, sample in rows_with_samples(output, units, rows):
         yield strip(output, row, sample, faces, stamp)
 
 
-def samples_of(
+def rows_with_samples(
     output: str, units: Mapping[str, Unit], rows: pa.Table
 ) -> Iterator[tuple[dict[str, Any], Sample]]:
     """Yields annotation rows and their samples, without those whose input cannot be read any more."""
     for unit_id in dict.fromkeys(rows["unit_id"].to_pylist()):
-        of_unit = rows.filter(pa.compute.equal(rows["unit_id"], unit_id)).to_pylist()
-        wanted = {(row["key"], row["frame_index"]) for row in of_unit}
-        unit = units[unit_id]
-        found = {
-            (sample.key, sample.frame_index): sample
-            for sample in SOURCES[unit.source].read(unit, load_keys(output, unit))
-            if (sample.key, sample.frame_index) in wanted
-        }
-        for row in of_unit:
-            sample = found.get((row["key"], row["frame_index"]))
-            if sample is not None and sample.error is None:
-                yield row, sample
+        of_unit = rows.filter(pa.compute.equal(rows["unit_id"], unit_id))
+        for found, sample in samples_of(output, units[unit_id], of_unit, range(of_unit.num_rows)):
+            if sample.error is None:
+                for row in of_unit.take(found).to_pylist():
+                    yield row, sample
 
 
 def image_of(sample: Sample) -> Picture:
@@ -144,17 +137,27 @@ def _mesh(
 
 
 def _truth(view: "_CloseUp", row: Mapping[str, Any], sample: Sample, mesh: Any) -> Picture | None:
-    """Draws what the input's own label says of the hand, if it says so much."""
-    hands = sample.hands if isinstance(sample.hands, list) else []
-    hand = hands[row["hand_index"]] if row["hand_index"] < len(hands) else {}
-    if not isinstance(hand, dict) or "joints_2d" not in hand:
+    """Draws what the input's own label says of the hand, if it says so much; only its own boxes name its hands."""
+    hands = sample.hands if row["bbox_source"] == "given" and isinstance(sample.hands, list) else []
+    hand = hands[row["hand_index"]] if row["hand_index"] < len(hands) else None
+    joints_2d = _numbers(hand, "joints_2d", (21, 2))
+    if joints_2d is None:
         return None
-    if mesh is None or sample.camera is None or "vertices" not in hand:
-        return render.draw_skeleton(view.picture, view.to_view(np.array(hand["joints_2d"])))
-    fx, fy, cx, cy = sample.camera
-    vertices = np.array(hand["vertices"], np.float32)
-    points = vertices[:, :2] / vertices[:, 2:] * (fx, fy) + (cx, cy)
-    return render.draw_mesh(view.picture, vertices, view.to_view(points), mesh[1], colour=TRUTH)
+    camera = camera_of(sample.camera)
+    vertices = None if mesh is None else _numbers(hand, "vertices", mesh[0].shape)
+    if camera is None or vertices is None or vertices[:, 2].min() <= 0:
+        return render.draw_skeleton(view.picture, view.to_view(joints_2d))
+    points = view.to_view(project(vertices, np.array(camera)))
+    return render.draw_mesh(view.picture, vertices, points, mesh[1], colour=TRUTH)
+
+
+def _numbers(hand: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Returns what a label says of a hand under a name, None where it is not an array of that shape of numbers."""
+    try:
+        values = np.array(hand[name], np.float64)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return values if values.shape == shape and np.isfinite(values).all() else None
 
 
 class _CloseUp:

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.gallery import strip
+from pipeline.pictures import samples_of
 from pipeline.pseudo_labels.manifest import Written
-from pipeline.pseudo_labels.pictures import samples_of
 from pipeline.pseudo_labels.selection import KEPT, REASONS, Chosen
 from pipeline.records import Unit
 from pipeline.render import Picture, Tile, sheet

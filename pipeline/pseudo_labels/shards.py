@@ -17,8 +17,8 @@ from pipeline import storage
 from pipeline.datasets.shards import image_format
 from pipeline.errors import DataError
 from pipeline.flow import Flow, Stage
+from pipeline.pictures import pixels, samples_of
 from pipeline.pseudo_labels.labels import Belongings, picture_label, region, soft_weight
-from pipeline.pseudo_labels.pictures import pixels, samples_of
 from pipeline.pseudo_labels.selection import shard_rows
 from pipeline.pseudo_labels.survey import UNREADABLE
 from pipeline.records import Counts, Sample, Unit, UnitRecord

@@ -18,8 +18,8 @@ from pipeline import storage
 from pipeline.columns import fixed_lists, numbers
 from pipeline.errors import DataError
 from pipeline.flow import Flow, Stage
+from pipeline.pictures import pictures_of
 from pipeline.pseudo_labels.picture_hash import hand_hash, perceptual_hash
-from pipeline.pseudo_labels.pictures import pictures_of
 from pipeline.pseudo_labels.thresholds import Thresholds
 from pipeline.records import Counts, Unit, UnitRecord
 from pipeline.sinks.parts import Part, part_uri, read_metadata, read_table, write_part

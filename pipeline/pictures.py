@@ -26,7 +26,7 @@ def samples_of(
     for row in rows:
         wanted.setdefault((keys[row], frames[row]), []).append(row)
     planned = load_keys(predictions, unit)
-    # Loose images and films give any of their samples; archives are read in one piece.
+    # Loose images and films give any of their samples; shards and tables are read up to the last that is wanted.
     if unit.source == "images":
         planned = [key for key in planned if (key, None) in wanted]
     elif unit.source == "video":
