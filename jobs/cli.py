@@ -1,12 +1,13 @@
 """The command `handocc`: its subcommands in one table."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -58,10 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exits.USAGE
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        # Brings the storage clients, half a second in which a signal must find the handlers below.
-        from jobs.options import parse
+        # Seconds in which a signal must find the handlers below.
+        with _uninterrupted():
+            from jobs.options import parse
 
-        module = importlib.import_module(f"jobs.{command.replace('-', '_')}")
+            module = importlib.import_module(f"jobs.{command.replace('-', '_')}")
         status: int = module.run(parse(module.Options, command, arguments[1:]))
     except (ConfigError, ModelError, PermissionError) as error:
         print(f"handocc {command}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -77,6 +79,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return exits.CRASHED
     return status
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Lets a signal wait for the end: what it raises in the middle of torch's import aborts the process."""
+    came: list[int] = []
+    before = {
+        kind: signal.signal(kind, lambda number, _frame: came.append(number))
+        for kind in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
