@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ STORAGE_SETTINGS = (
     "AWS_REQUEST_PAYER",
     "AWS_NO_SIGN_REQUEST",
 )
+
+
+_told_to_end = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,26 @@ def connect(address: str | None) -> Iterator[Resources]:
         yield _resources(where)
         return
     require_answer(address)
+    before = signal.getsignal(signal.SIGINT)
+    _told_to_end.clear()
     try:
         _begin(where)
-        signal.signal(signal.SIGTERM, _interrupt)
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(kind, _interrupt)
         yield _resources(where)
     finally:
+        signal.signal(signal.SIGINT, before)
         ray.shutdown()
+
+
+def go_on() -> None:
+    """Does nothing, unless a signal has told this process to end.
+
+    Raises:
+        KeyboardInterrupt: it has, and what its handler raised was lost, as has been seen to happen in Ray's C++ code.
+    """
+    if _told_to_end.is_set():
+        raise KeyboardInterrupt
 
 
 def _where(address: str | None) -> str:
@@ -199,4 +217,5 @@ def offered(nodes: Sequence[Mapping[str, float]], coming: Sequence[Mapping[str, 
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    _told_to_end.set()
     raise KeyboardInterrupt

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jobs.cluster import Resources, connect
+from jobs.cluster import Resources, connect, go_on
 from jobs.progress import progress
 from pipeline import ray_data
 from pipeline.flow import Flow
@@ -42,6 +42,7 @@ def carry_out(
         flow.check(resources.cpus, resources.gpus)
         with progress(len(units)) as show:
             for done in ray_data.run(flow, units):
+                go_on()
                 show(done)
                 finished += 1
                 counts += done.counts
