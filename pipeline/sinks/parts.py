@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.records import Counts, Unit
+from pipeline.records import Counts, Unit, from_ipc, to_ipc
 
 # No unit's id can begin like this: a slug has no underscore.
 COMPACTED = "compacted_"
@@ -122,7 +122,9 @@ def read_table(output: str, folder: str, part: Part, columns: Sequence[str] | No
                 groups.append(group)
             seen += count
         chosen = None if columns is None else list(columns)
-        return file.read_row_groups(groups, columns=chosen).slice(rows.first - before, rows.count)
+        own = file.read_row_groups(groups, columns=chosen).slice(rows.first - before, rows.count)
+    # A copy: of lists of lists in a slice, pyarrow's `take` and `filter` (26.0) give other rows' numbers.
+    return from_ipc(to_ipc(own))
 
 
 def committed(output: str, units: Sequence[Unit], fingerprint: str) -> dict[str, Part]:

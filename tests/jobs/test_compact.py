@@ -119,7 +119,9 @@ def test_each_unit_is_found_in_the_merged_part(small: Path, output: Path) -> Non
     after = committed(str(output), units, fingerprint)
     assert [part.counts for part in after.values()] == [part.counts for part in before.values()]
     for (name, folder), table in tables.items():
-        assert read_table(str(output), folder, after[name]).equals(table)
+        merged, backwards = read_table(str(output), folder, after[name]), range(table.num_rows)[::-1]
+        assert merged.equals(table)
+        assert merged.take([*backwards]).to_pylist() == table.take([*backwards]).to_pylist()
     said = pq.read_metadata(output / "annotations" / f"{parts(output)[0]}.parquet").metadata
     assert json.loads(said[b"counts"])["samples"] == 12
     assert said[b"fingerprint"].decode() == fingerprint
