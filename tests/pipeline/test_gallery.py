@@ -5,13 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from pipeline import storage
+from pipeline.cut import cut
 from pipeline.gallery import choose_rows, rows_with_samples, strip
-from pipeline.plan import load_plan
+from pipeline.inputs import find_inputs
+from pipeline.plan import load_plan, store_keys
 from pipeline.records import Sample
 from pipeline.sinks.parts import committed
+from pipeline.sources import images
 from tests.pipeline.evaluation.annotated import FINGERPRINT, annotate
+from tests.s3_faults import Service
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +52,17 @@ def test_a_label_without_joints_that_could_be_drawn_draws_none(
     row, sample = drawn
     hands = [{**hand, "joints_2d": joints_2d} for hand in sample.hands]
     assert "ground truth" not in captions(row, replace(sample, hands=hands))
+
+
+def test_pictures_that_nobody_asked_for_are_not_read(s3: Service) -> None:
+    for number in range(20):
+        storage.put(f"{s3.bucket}/in/{number:02d}.png", b"x")
+    (folder,), _ = find_inputs([f"{s3.bucket}/in"])
+    output = f"{s3.bucket}/out"
+    (unit,) = store_keys(output, "keys", cut(folder, images.probe(folder), 100))
+    rows = pa.table({"key": ["07.png"] * 2, "frame_index": [None] * 2, "unit_id": [unit.unit_id] * 2})
+    s3.faults.requests.clear()
+    found = [sample.key for _, sample in rows_with_samples(output, {unit.unit_id: unit}, rows)]
+    assert found == ["07.png"] * 2
+    # The plan's keys take two: its footer and the unit's row.
+    assert s3.faults.requests["GetObject"] <= 3
