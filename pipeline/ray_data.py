@@ -178,7 +178,7 @@ def _pass(flow: Flow, units: Sequence[Unit], *, deadly: bool) -> Iterator[UnitRe
     except ray.exceptions.RayError as error:
         if isinstance(error, ray.exceptions.RayTaskError):
             raise
-        raise Interrupted(f"workers died over more than {DEADLY_AT_MOST} units: {_line(error)}") from error
+        raise Interrupted(f"Ray gave up, on {_nodes()}: {_line(error)}") from error
 
 
 def _nodes() -> str:
@@ -186,7 +186,9 @@ def _nodes() -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """Returns an error's words in one line: their beginning and, of many, their end, where causes stand."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= 600 else f"{words[:200]} … {words[-400:]}"
 
 
 class Unhurried(ExecutionCallback):  # type: ignore[misc]
