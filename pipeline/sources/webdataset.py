@@ -1,6 +1,5 @@
 """WebDataset shards: tar files in which consecutive members of one name make a sample."""
 
-import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pipeline.names import to_text
 from pipeline.records import Sample, Unit
 from pipeline.sources import images
 from pipeline.sources.source import Extent, Input, Source, require_unchanged, unrepeated
+from pipeline.stores.range_file import RangeFile
 
 MAX_MEMBER_BYTES = 1 << 30
 MAX_LABEL_BYTES = 64 << 20
@@ -122,62 +122,34 @@ def _unfinished(stream: BinaryIO, offset: int, size: int) -> str | None:
     return None
 
 
-class _Run(io.RawIOBase):
+class _Run(RangeFile):
     """The bytes of a unit of a shard as an archive of their own, fetched a window at a time.
 
-    Every window is held against the plan, so that all that is read is of one version. Two are kept: where a sample
-    ends is known only from the header behind it, which may lie in the next one.
+    Every window is held against the plan, so that all that is read is of one version; reading raises DataError where
+    the shard is gone or another one. Two are kept: where a sample ends is known only from the header behind it, which
+    may lie in the next one.
     """
 
     def __init__(self, unit: Unit) -> None:
-        super().__init__()
+        super().__init__(self._window, unit.length)
         self._unit = unit
-        self._position = 0
         self._windows: dict[int, bytes] = {}
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._unit.length}[whence]
-        if start + offset < 0:
-            raise ValueError(f"cannot seek to byte {start + offset}")
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Fills the buffer, unless the run ends before.
-
-        Raises:
-            DataError: the shard is gone or not the one that was planned.
-        """
-        view = memoryview(buffer).cast("B")
-        filled = 0
-        while filled < len(view) and (piece := self._piece(len(view) - filled)):
-            view[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            self._position += len(piece)
-        return filled
-
-    def _piece(self, wanted: int) -> memoryview:
-        """Returns some of the bytes from the position on; none where the run ends."""
+    def _piece(self, wanted: int) -> bytes:
         number, at = divmod(self._position, WINDOW_BYTES)
-        if self._position >= self._unit.length:
-            return memoryview(b"")
         if number not in self._windows:
             for older in list(self._windows)[:-1]:
                 del self._windows[older]
-            first, stop = number * WINDOW_BYTES, min((number + 1) * WINDOW_BYTES, self._unit.length)
-            start = self._unit.offset
-            self._windows[number] = storage.read_range(self._unit.input, start + first, start + stop)
-            require_unchanged(self._unit)
-        return memoryview(self._windows[number])[at : at + wanted]
+            first = number * WINDOW_BYTES
+            self._windows[number] = self._window(first, min(first + WINDOW_BYTES, self._size))
+        return self._windows[number][at : at + wanted]
+
+    def _window(self, first: int, last: int) -> bytes:
+        data = storage.read_range(self._unit.input, self._unit.offset + first, self._unit.offset + last)
+        require_unchanged(self._unit)
+        if len(data) < last - first:
+            raise DataError("truncated shard", "the shard ends before it")
+        return data
 
 
 def read(unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:

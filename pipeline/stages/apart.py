@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import IO, Any, Protocol
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, HandoccError
 from pipeline.records import Sample, Unit
 from pipeline.sources import SOURCES
 from pipeline.stages.page import MAX_HANDS, Page
@@ -46,7 +46,7 @@ def fill(page: Page, reader: Reader, keys: Sequence[str]) -> None:
         begun: Sample | None = None
         child = _Child(reader, page.unit, keys, done)
         for message in child.messages():
-            if isinstance(message, Exception):
+            if isinstance(message, HandoccError):
                 raise message
             if isinstance(message, Sample):
                 begun = message
@@ -72,7 +72,7 @@ class _Child:
         self.died: str | None = None
 
     def messages(self) -> Iterator[Any]:
-        """Yields what it says: each sample that it begins, then what its page holds; or the exception that ended it."""
+        """Yields what it says: each sample that it begins, then what its page holds; or our error that ended it."""
         # What decoders print must not come between.
         ours, theirs = os.pipe()
         with os.fdopen(ours, "rb") as said, tempfile.TemporaryFile() as errors:
@@ -127,7 +127,7 @@ def _read(reader: Reader, unit: Unit, keys: Sequence[str], first: int) -> Iterat
             page = Page(unit, reader.crop_size, MAX_HANDS)
             reader.take(sample, page)
             yield page.ledger, page.hands, page.taken
-    except Exception as error:  # noqa: BLE001 - the parent raises it
+    except HandoccError as error:
         yield error
 
 
