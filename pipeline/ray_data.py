@@ -7,9 +7,9 @@ import logging
 import pickle
 import time
 import traceback
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,16 +17,18 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import HandoccError, Interrupted, StorageError
 from pipeline.flow import Flow, Stage, Step
 from pipeline.records import Counts, Unit, UnitRecord, from_ipc, to_ipc
+from pipeline.tries import Tries
 
 TASKS_AHEAD = 256
-# How often a unit is begun again when its worker dies, a lost node's included.
-RETRIES = 2
-# Over more units than these it is not the data that workers die of.
+# A unit over which so many workers died is deadly, and one over which twice as many did is left for another pass.
+# Ray's own retries are without end: it counts what never reached a worker, too, and gave up what lost one node.
+TRIES = 3
+# Over more units than these, and than one in a hundred, it is not the data that workers die of.
 DEADLY_AT_MOST = 64
 # A cluster may wait for machines as long; Ray Data's own half an hour would end a job that waits for spot capacity.
 NO_PROGRESS_S = 6 * 3600.0
@@ -42,6 +44,10 @@ class StageFailed(Exception):  # noqa: N818
     """A bug in a stage; the message is its traceback."""
 
 
+class WorkersDied(Exception):  # noqa: N818
+    """No worker survived a step; the message says which, and over which unit."""
+
+
 def to_row(record: UnitRecord) -> Row:
     """Returns a record as one row; the crops stay an array, which Ray hands on without copying."""
     return {
@@ -51,13 +57,14 @@ def to_row(record: UnitRecord) -> Row:
         "crops": record.crops,
         "counts": record.counts.to_json(),
         "seconds": json.dumps(dict(record.seconds)),
+        "deadly": record.deadly,
     }
 
 
 def from_row(row: Row) -> UnitRecord:
-    """Returns the record of a row; at the start a row holds nothing but its unit and whether workers died over it."""
+    """Returns the record of a row; at the start a row holds nothing but its unit."""
     if "ledger" not in row:
-        return UnitRecord(Unit(**json.loads(row["unit"])), deadly=bool(row["deadly"]))
+        return UnitRecord(Unit(**json.loads(row["unit"])))
     return UnitRecord(
         unit=Unit(**json.loads(row["unit"])),
         ledger=from_ipc(row["ledger"]),
@@ -65,20 +72,23 @@ def from_row(row: Row) -> UnitRecord:
         crops=np.asarray(row["crops"]),
         counts=Counts.from_json(row["counts"]),
         seconds=json.loads(row["seconds"]),
+        deadly=bool(row["deadly"]),
     )
 
 
 class _Actor:
     """Keeps what a stage built, for all the units that come to this worker."""
 
-    def __init__(self, make: Any) -> None:
+    def __init__(self, name: str, make: Any, tries: Any) -> None:
+        self.name = name
         self.made = functools.partial(_made, make)
+        self.tries = tries
         # An error here would be the actor's death; it comes again with the first row, which can tell of it.
         with contextlib.suppress(Exception):
             self.made()
 
     def __call__(self, row: Row) -> Row:
-        return _advance(self.made, row)
+        return _advance(row, self.name, self.made, self.tries)
 
 
 @functools.cache
@@ -87,90 +97,103 @@ def _made(make: Any) -> Step:
     return step
 
 
-def _task(row: Row, make: Any) -> Row:
-    return _advance(functools.partial(_made, make), row)
+def _task(row: Row, name: str, make: Any, tries: Any) -> Row:
+    return _advance(row, name, functools.partial(_made, make), tries)
 
 
-def _advance(step: Callable[[], Step], row: Row) -> Row:
-    """Returns the row behind a step, or one with what it raised: Ray Data shall pass over dead workers only."""
+def _advance(row: Row, name: str, step: Callable[[], Step], tries: Any) -> Row:
+    """Returns the row behind a step, or one with what it raised: Ray Data shall pass over what Ray lost only."""
     if FAILED in row:
         return row
     try:
-        return to_row(step()(from_row(row)))
-    except HandoccError as error:
+        record = from_row(row)
+        tried = f"{name} of {record.unit.unit_id}"
+        deaths = ray.get(tries.begin.remote(tried)) - 1
+        if deaths >= 2 * TRIES:
+            raise WorkersDied(tried)
+        record = replace(record, deadly=record.deadly or deaths >= TRIES)
+        result = to_row(step()(record))
+        tries.end.remote(tried)
+        return result
+    except (HandoccError, WorkersDied) as error:
         return {"unit": row["unit"], FAILED: pickle.dumps(error)}
     except Exception:  # noqa: BLE001 - the driver raises it
         return {"unit": row["unit"], FAILED: pickle.dumps(StageFailed(traceback.format_exc()))}
 
 
-def _map(dataset: Any, function: Any, **options: Any) -> Any:
-    """Maps rows as Ray Data does, which has no named option for retries yet and warns of all others.
-
-    `ray_remote_args_fn` would take them, but would keep stages from being fused.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        return dataset.map(function, **options)
-
-
-def _add_stage(dataset: Any, stage: Stage) -> Any:
+def _add_stage(dataset: Any, stage: Stage, tries: Any) -> Any:
     # What a stage is made of may be large (weights): it lies once in the object store.
-    make = ray.put(stage.make)
+    made_of = {"name": stage.name, "make": ray.put(stage.make), "tries": tries}
     if stage.actors is None:
-        return _map(dataset, _task, fn_kwargs={"make": make}, num_cpus=stage.cpus, max_retries=RETRIES)
+        return dataset.map(_task, fn_kwargs=made_of, num_cpus=stage.cpus)
     least, most = stage.actors
-    return _map(
-        dataset,
+    return dataset.map(
         _Actor,
-        fn_constructor_args=(make,),
+        fn_constructor_kwargs=made_of,
         num_cpus=stage.cpus,
         num_gpus=stage.gpus or None,
-        max_restarts=-1,
-        max_task_retries=RETRIES,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
     )
+
+
+def _count_tries() -> Any:
+    """Starts a counter beside the driver, where no lost node takes it along."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(**options)(Tries).remote()
 
 
 def run(flow: Flow, units: Iterable[Unit]) -> Iterator[UnitRecord]:
     """Yields each unit's record when it has passed every stage, in the order in which they finish.
 
-    Units over which workers die pass the stages once more behind all others, marked as deadly.
+    What did not come out passes the stages once more, for as long as that brings at least one unit.
 
     Raises:
         ConfigError, Exception: what a stage raised.
         Interrupted: storage gave out under a stage, workers die of what is no sample's fault, or nothing moves.
     """
     left = {unit.unit_id: unit for unit in units}
-    for deadly in (False, True):
-        for record in _pass(flow, list(left.values()), deadly=deadly):
+    while left:
+        died: list[str] = []
+        before = len(left)
+        for record in _pass(flow, list(left.values()), died):
             del left[record.unit.unit_id]
             yield record
-        if not left:
-            return
-    raise Interrupted(
-        f"workers died {RETRIES + 1} times, and again alone, over {len(left)} units: {', '.join(sorted(left)[:3])}"
-    )
+        if len(left) == before:
+            why = f"workers died {2 * TRIES} times over " if died else "Ray lost, without a word, "
+            raise Interrupted(f"{why}{', '.join(sorted(died or left)[:3])}; {len(left)} units are left")
 
 
-def _pass(flow: Flow, units: Sequence[Unit], *, deadly: bool) -> Iterator[UnitRecord]:
-    """Yields the records of all units but those over which workers died."""
-    if not units:
-        return
+def _pass(flow: Flow, units: Sequence[Unit], died: list[str]) -> Iterator[UnitRecord]:
+    """Yields the records of all units but those that Ray lost and those over which no worker survived.
+
+    died: takes what each of the latter ended in.
+    """
     calm()
     context = DataContext.get_current()
     # A block holds one unit: it must be neither split nor merged.
     context.target_max_block_size = None
     context.max_errored_blocks = DEADLY_AT_MOST
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
-    rows = [{"unit": unit.to_json(), "deadly": deadly} for unit in units]
+    rows = [{"unit": unit.to_json()} for unit in units]
+    tries = _count_tries()
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage in flow.stages:
-        dataset = _add_stage(dataset, stage)
+        dataset = _add_stage(dataset, stage, tries)
+    deadly = 0
     try:
-        for row in dataset.iter_rows():
-            if FAILED in row:
-                raise pickle.loads(row[FAILED])
-            yield from_row(row)
+        for number, row in enumerate(dataset.iter_rows()):
+            if FAILED not in row:
+                record = from_row(row)
+                deadly += record.deadly
+                yield record
+            elif isinstance(error := pickle.loads(row[FAILED]), WorkersDied):
+                deadly += 1
+                died.append(str(error))
+            else:
+                raise error
+            if deadly > max(DEADLY_AT_MOST, number / 100):
+                raise Interrupted(f"workers died {TRIES} times and more over {deadly} of {number + 1} units")
     except StorageError as error:
         raise Interrupted(str(error)) from error
     except ExecutionTimeoutError as error:
@@ -238,15 +261,18 @@ def read_ahead(
     context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=share_of_store * store
     )
-    shared = {"function": ray.put(function), "items": ray.put(items)}
+    shared = {"function": ray.put(function), "items": ray.put(items), "tries": _count_tries()}
     numbers = [{"number": number} for number in range(len(items))]
     dataset = ray.data.from_items(numbers, override_num_blocks=len(items))
-    dataset = _map(dataset, _row_of, fn_kwargs=shared, num_cpus=cpus, max_retries=RETRIES)
-    yield from dataset.iter_rows()
+    yield from dataset.map(_row_of, fn_kwargs=shared, num_cpus=cpus).iter_rows()
 
 
-def _row_of(row: Row, function: Any, items: Any) -> Row:
+def _row_of(row: Row, function: Any, items: Any, tries: Any) -> Row:
+    tried = f"item {row['number']}"
+    if ray.get(tries.begin.remote(tried)) > TRIES:
+        raise WorkersDied(tried)
     result: Row = _unpacked(function)(_unpacked(items)[row["number"]])
+    tries.end.remote(tried)
     return result
 
 

@@ -59,6 +59,7 @@ class DecodeAndCrop:
             crops=page.taken,
             counts=Counts.of_ledger(ledger),
             seconds=record.seconds,
+            deadly=record.deadly,
         )
         return taken.timed("decode_and_crop", time.perf_counter() - started)
 
