@@ -84,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Lets a signal wait for the end: what it raises in the middle of torch's import aborts the process."""
-    came: list[int] = []
+    came: list[signal.Signals] = []
     before = {
-        kind: signal.signal(kind, lambda number, _frame: came.append(number))
+        kind: signal.signal(kind, lambda number, _frame: came.append(signal.Signals(number)))
         for kind in (signal.SIGINT, signal.SIGTERM)
     }
     try:
@@ -94,7 +94,7 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-    if came:
+    if any(before[kind] is not signal.SIG_IGN for kind in came):
         raise KeyboardInterrupt
 
 

@@ -85,8 +85,10 @@ def connect(address: str | None) -> Iterator[Resources]:
     _told_to_end.clear()
     try:
         _begin(where)
-        for kind in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(kind, _interrupt)
+        signal.signal(signal.SIGTERM, _interrupt)
+        # A shell has its jobs in the background ignore Ctrl-C.
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, _interrupt)
         yield _resources(where)
     finally:
         signal.signal(signal.SIGINT, before)

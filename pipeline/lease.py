@@ -53,7 +53,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def hold(output: str, lifetime_s: float = LIFETIME_S) -> Iterator[None]:
-    """Holds the output for this process, or says who does.
+    """Holds the output for this process, or says who does; a process that loses it is sent a SIGTERM.
 
     Raises:
         ConfigError: another driver holds it.
@@ -88,7 +88,8 @@ def hold(output: str, lifetime_s: float = LIFETIME_S) -> Iterator[None]:
             try:
                 if max(_numbers(folder)) > number + 1:
                     # This process was held up for longer than its lease: another driver has the output now.
-                    os.kill(os.getpid(), signal.SIGINT)
+                    # No SIGINT, which shells have jobs in the background ignore.
+                    os.kill(os.getpid(), signal.SIGTERM)
                     return
                 storage.put(mine, content(False))
             except (OSError, StorageError):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -13,6 +14,8 @@ import pytest
 from tests.s3_faults import Faults, Service, create_bucket, proxied
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# Shells have their jobs in the background ignore it, and what those start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Handocc = Callable[..., "subprocess.CompletedProcess[str]"]

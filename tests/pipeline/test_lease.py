@@ -65,7 +65,9 @@ def test_of_several_that_find_an_expired_lease_one_wins(tmp_path: Path) -> None:
 
 def test_a_driver_that_lost_its_lease_while_it_was_held_up_is_interrupted(tmp_path: Path) -> None:
     code = (
-        "import json, time; from pathlib import Path; from pipeline import lease\n"
+        "import signal, time; from pathlib import Path; from pipeline import lease\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         f"folder = Path({str(tmp_path)!r}) / 'lease'\n"
         "try:\n"
         f"    with lease.hold({str(tmp_path)!r}, lifetime_s=0.4):\n"
