@@ -137,6 +137,10 @@ def run(options: Options) -> int:
         done = {name: part.counts for name, part in committed(output, settled.units, job.fingerprint).items()}
         left = [unit for unit in units if unit.unit_id not in done or _again(unit, done, settled, options)]
         done = {name: counts for name, counts in done.items() if name not in {unit.unit_id for unit in left}}
+        if abandoned := len({unit.unit_id for unit in settled.units} - settled.requested - done.keys()):
+            say(
+                f"{abandoned} units of inputs that are not named now are not annotated: name them again for that"
+            )
         compact.release(output, {unit.unit_id for unit in settled.units} - {unit.unit_id for unit in left})
         about = {"options": record.without_secrets(asdict(options))}
         planning.describe(output, choice, job, settled, inputs, about)
@@ -155,7 +159,7 @@ def run(options: Options) -> int:
         summary = work.summary(total, outcome, time.monotonic() - started, list(choice.remarks))
         summary["this_run"] |= {"network": network or None}
         if not unfinished:
-            record.write(output, "summary.json", summary | {"units": len(settled.units)})
+            record.write(output, "summary.json", summary | {"units": len(done) + outcome.units})
         work.show(output, summary, unfinished)
     if outcome.stopped or _too_many_rejects(options.max_reject_rate, total):
         counts = outcome.counts if outcome.stopped else total

@@ -134,6 +134,11 @@ def _begin(where: str) -> None:
             ray.init(where, logging_level="ERROR", log_to_driver=False, **options)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"--address {where}: no Ray cluster answers there ({error})") from error
+    except (RuntimeError, ray.exceptions.RayError) as error:
+        # Another version of Ray or of Python there, or no right to enter.
+        if where == "local":
+            raise
+        raise ConfigError(f"--address {where}: {' '.join(str(error).split())[:400]}") from error
     except SystemExit as error:
         # What Ray makes of a SIGTERM while it starts.
         raise KeyboardInterrupt from error

@@ -25,9 +25,7 @@ def run(options: Options) -> int:
     if options.part_size < 1:
         raise ConfigError(f"--part-size {options.part_size}: must be at least 1")
     output = storage.canonical(options.output)
-    job = record.read(output, "job.json")
-    if job is None or job["command"] != "annotate":
-        raise ConfigError(f"{options.output}: no output of `handocc annotate` (there is no such job.json)")
+    job = record.of_annotate(output)
     with lease.hold(output):
         storage.sweep(output)
         if compact.finish(output):

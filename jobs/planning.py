@@ -11,6 +11,7 @@ from jobs.model_choice import ModelChoice
 from pipeline import ray_data, storage
 from pipeline.annotation import Annotation
 from pipeline.boxes.given import Given
+from pipeline.plan import drop_plan
 from pipeline.probe import probe
 from pipeline.records import Unit
 from pipeline.sources.source import Input
@@ -33,10 +34,7 @@ def begin(output: str, fingerprint: str) -> None:
     The parts of the other job follow when the new plan is there.
     """
     if planned_by(output) != fingerprint:
-        marker = storage.join(output, UNFINISHED)
-        for file in list(storage.list_files(storage.join(output, "plan"))):
-            if file.uri != marker:
-                storage.delete(file.uri)
+        drop_plan(output)
     elif is_unfinished(output):
         say("the planning was interrupted: it goes on where it was")
     record.write(output, UNFINISHED, {"fingerprint": fingerprint})
@@ -126,7 +124,7 @@ def plan(
 
 
 def _run(
-    connect: Callable[[], object], function: Callable[[Piece], list[Unit]], pieces: Sequence[Piece]
+    connect: Callable[[], object], function: Callable[..., list[Unit]], pieces: Sequence[Piece]
 ) -> Iterator[list[Unit]]:
     """Runs the planning of pieces: one alone here, more as Ray tasks, with a line now and then."""
     if len(pieces) <= 1:
@@ -137,7 +135,8 @@ def _run(
     connect()
     started = told = time.monotonic()
     done = 0
-    for piece, units in zip(pieces, ray_data.in_order(function, pieces), strict=True):
+    planned = ray_data.in_order(function, pieces, carefully=functools.partial(function, apart=True))
+    for piece, units in zip(pieces, planned, strict=True):
         done += len(piece.inputs)
         now = time.monotonic()
         if now - told > SAY_EVERY_S or done == total:

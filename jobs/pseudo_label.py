@@ -209,9 +209,9 @@ def _annotated(options: Options, output: str) -> Annotated:
     if options.predictions is None:
         status = annotate.run(_of_annotate(options, output))
     job = record.of_annotate(uri)
-    given_up = set(job["plan"]["given_up"])
-    units = [unit for unit in load_plan(uri) if unit.input not in given_up]
-    parts = committed(uri, units, job["fingerprint"])
+    planned = load_plan(uri)
+    parts = committed(uri, planned, job["fingerprint"])
+    units = record.asked_for(job, planned, parts)
     if len(parts) < len(units) and options.limit is None and status != exits.STOPPED:
         raise ConfigError(
             f"{uri}: {len(units) - len(parts)} of {len(units)} units are not annotated yet; the command that its "

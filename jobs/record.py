@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.fingerprint import fingerprint_of
+from pipeline.records import Unit
 
 PACKAGES = (
     "handocc",
@@ -92,6 +93,15 @@ def of_annotate(output: str) -> dict[str, Any]:
     if lacking:
         raise ConfigError(f"{output}/job.json is damaged: it lacks {', '.join(lacking)}")
     return job
+
+
+def asked_for(job: Mapping[str, Any], units: Sequence[Unit], done: Container[str]) -> list[Unit]:
+    """Returns the units of an output of annotate that are done, or left to do.
+
+    What its last command no longer named, and none has done, is neither. done: the ids of what is done.
+    """
+    given_up = set(job["plan"]["given_up"])
+    return [unit for unit in units if unit.unit_id in done or unit.input not in given_up]
 
 
 def _short(value: Any) -> str:

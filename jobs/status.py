@@ -36,9 +36,13 @@ def run(options: Options) -> int:
     job = record.of_annotate(output)
     planned = load_plan(output)
     done = committed(output, planned, job["fingerprint"])
-    units = [unit for unit in planned if unit.unit_id in done or unit.input not in job["plan"]["given_up"]]
+    units = record.asked_for(job, planned, done)
     total = sum((part.counts for part in done.values()), Counts())
     print(f"{len(done)} of {len(units)} units done, {len(units) - len(done)} left")
+    if abandoned := len(planned) - len(units):
+        print(
+            f"{abandoned} more are of inputs that the last command did not name: one that does goes on with them"
+        )
     if compact.is_interrupted(output):
         print("parts are being merged, or that was interrupted: `handocc compact` completes it")
     print(

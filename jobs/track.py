@@ -140,8 +140,7 @@ def _films(output: str, job: Mapping[str, Any]) -> Films:
         )
     planned = load_plan(output)
     done = committed(output, planned, job["fingerprint"])
-    given_up = set(job["plan"]["given_up"])
-    units = [unit for unit in planned if unit.unit_id in done or unit.input not in given_up]
+    units = record.asked_for(job, planned, done)
     if not any(unit.source == "video" for unit in units):
         raise ConfigError(
             f"{output}: holds no films; tracks are made of what `handocc annotate` makes of films"

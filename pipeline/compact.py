@@ -141,9 +141,8 @@ def _replace(output: str, name: str) -> None:
     """Puts a staged part in the place of those that it replaces; can be repeated from any point."""
     staging = storage.join(output, STAGING)
     replaced = json.loads(read_metadata(staging, "annotations", name)["replaces"])
-    with ThreadPoolExecutor(16) as pool:
-        for folder in FOLDERS:
-            list(pool.map(storage.delete, [part_uri(output, folder, file) for file in replaced]))
+    for folder in FOLDERS:
+        storage.delete_all(part_uri(output, folder, file) for file in replaced)
     for folder in reversed(FOLDERS):
         _move(part_uri(staging, folder, name), part_uri(output, folder, name))
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 from pipeline.records import UnitRecord
 
 Step = Callable[[UnitRecord], UnitRecord]
@@ -107,7 +107,13 @@ def spread(
 
     Raises:
         ConfigError: an actor is to have GPUs, and the cluster has none.
+        Interrupted: the cluster has no CPU, perhaps since all its machines were just taken away.
     """
+    if not cpus:
+        raise Interrupted(
+            "the cluster has no CPU at the moment, and says of none that can come: start a worker",
+            "the same command continues then",
+        )
     if gpus_per_actor and not gpus:
         raise ConfigError(
             f"--gpus-per-actor {gpus_per_actor:g}: the cluster has {cpus:g} CPUs and no GPU, and none that can come: "

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError, Interrupted, StorageError
 
 LIFETIME_S = 60.0
 
@@ -57,6 +57,7 @@ def hold(output: str, lifetime_s: float = LIFETIME_S) -> Iterator[None]:
 
     Raises:
         ConfigError: another driver holds it.
+        Interrupted: another driver has taken it over.
     """
     folder = storage.join(output, "lease")
     number = 0
@@ -81,13 +82,14 @@ def hold(output: str, lifetime_s: float = LIFETIME_S) -> Iterator[None]:
     for older in _numbers(folder):
         if older <= number:
             storage.delete(_uri(folder, older))
-    stop = threading.Event()
+    stop, lost = threading.Event(), threading.Event()
 
     def renew() -> None:
         while not stop.wait(lifetime_s / 4):
             try:
-                if max(_numbers(folder)) > number + 1:
+                if max(_numbers(folder), default=0) > number + 1:
                     # This process was held up for longer than its lease: another driver has the output now.
+                    lost.set()
                     # No SIGINT, which shells have jobs in the background ignore.
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
@@ -100,11 +102,17 @@ def hold(output: str, lifetime_s: float = LIFETIME_S) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        raise Interrupted(
+            f"{output}: this process was held up, and another driver has taken it over", "let that one finish"
+        ) from None
     finally:
         stop.set()
         thread.join()
         # A storage that has given out must not hide why the job ends: the lease then runs out.
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(OSError, StorageError):
             if max(_numbers(folder), default=0) == number + 1:
                 storage.put(mine, content(True))
 

@@ -57,6 +57,17 @@ def _plan_files(output: str) -> list[str]:
     return [uri for uri in files if re.fullmatch(r"\d{6}\.parquet", storage.key_below(folder, uri))]
 
 
+def drop_plan(output: str) -> None:
+    """Removes the stored plan, and nothing else that may lie beside it."""
+    folder = storage.canonical(storage.join(output, "plan", "keys"))
+    keys = [
+        file.uri
+        for file in storage.list_files(folder)
+        if re.fullmatch(r"\d{6}(-\d{6}){1,2}\.parquet", storage.key_below(folder, file.uri))
+    ]
+    storage.delete_all([*_plan_files(output), *keys])
+
+
 def next_number(output: str) -> int:
     """Returns the number of the next file of the plan."""
     return max((int(storage.name_of(uri)[:6]) + 1 for uri in _plan_files(output)), default=0)

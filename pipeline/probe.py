@@ -1,11 +1,13 @@
 """Looks at inputs before they are cut into units; what it finds stands in the plan for good."""
 
 import errno
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline import boxes, storage
-from pipeline.errors import ConfigError, Interrupted, StorageError
+from pipeline.child import Child
+from pipeline.errors import ConfigError, HandoccError, Interrupted, StorageError
 from pipeline.sources import SOURCES
 from pipeline.sources.sampling import Sampling
 from pipeline.sources.source import Extent, Input
@@ -14,15 +16,19 @@ PROBES_AT_ONCE = 16
 READ_BYTES = 8 << 20
 
 
-def probe(inputs: Sequence[Input], *, sampling: Sampling, needs_boxes: bool) -> list[Extent]:
+def probe(
+    inputs: Sequence[Input], *, sampling: Sampling, needs_boxes: bool, apart: bool = False
+) -> list[Extent]:
     """Returns what of each input is taken, in order.
+
+    apart: each is looked at in a process of its own, of which one that kills it is as damaged as can be.
 
     Raises:
         ConfigError: an input carries no boxes and needs them.
         Interrupted: storage gave out, so that nothing can be said of an input.
     """
     with ThreadPoolExecutor(PROBES_AT_ONCE) as pool:
-        extents = list(pool.map(_probe, inputs))
+        extents = list(pool.map(_probe_apart if apart else _probe, inputs))
     for item, extent in zip(inputs, extents, strict=True):
         if needs_boxes and extent.keys and not extent.has_boxes and extent.damage is None:
             raise ConfigError(f"{item.uri}: carries no boxes; --boxes must be {boxes.CHOICES}")
@@ -39,6 +45,26 @@ def _probe(item: Input) -> Extent:
         return SOURCES[item.source].probe(item)
     except StorageError as error:
         raise Interrupted(str(error)) from error
+
+
+def _probe_apart(item: Input) -> Extent:
+    for again in (True, False):
+        child = Child(functools.partial(_told, item))
+        for message in child.messages():
+            if isinstance(message, HandoccError):
+                raise message
+            assert isinstance(message, Extent)
+            return message
+        if not (child.blameless and again):
+            break
+    return Extent([], damage=f"the process that looked at it died of {child.died}")
+
+
+def _told(item: Input) -> Iterator[Extent | HandoccError]:
+    try:
+        yield _probe(item)
+    except HandoccError as error:
+        yield error
 
 
 def _require_served(uri: str) -> None:

@@ -80,18 +80,27 @@ class _Actor:
     """Keeps what a stage built, for all the units that come to this worker."""
 
     def __init__(self, name: str, make: Any, tries: Any) -> None:
-        self.name = name
-        self.made = functools.partial(_made, make)
-        self.tries = tries
+        self.name, self.make, self.tries = name, make, tries
+        # An actor that dies here is started again without end, and keeps its id.
+        begun = f"building {name} in {ray.get_runtime_context().get_actor_id()}"
+        self.deaths = ray.get(tries.begin.remote(begun)) - 1
         # An error here would be the actor's death; it comes again with the first row, which can tell of it.
         with contextlib.suppress(Exception):
-            self.made()
+            self.step()
+        tries.end.remote(begun)
+
+    def step(self) -> Step:
+        if self.deaths >= 2 * TRIES:
+            raise Interrupted(
+                f"{self.name}: {self.deaths} workers died one after another while they started; is there memory for it?"
+            )
+        return _made(self.make)
 
     def __call__(self, row: Row) -> Row:
-        return _advance(row, self.name, self.made, self.tries)
+        return _advance(row, self.name, self.step, self.tries)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def _made(make: Any) -> Step:
     step: Step = ray.get(make)()
     return step
@@ -176,6 +185,7 @@ def _pass(flow: Flow, units: Sequence[Unit], died: list[str]) -> Iterator[UnitRe
     context.max_errored_blocks = DEADLY_AT_MOST
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     rows = [{"unit": unit.to_json()} for unit in units]
+    waiting = {unit.unit_id for unit in units}
     tries = _count_tries()
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     for stage in flow.stages:
@@ -185,6 +195,7 @@ def _pass(flow: Flow, units: Sequence[Unit], died: list[str]) -> Iterator[UnitRe
         for number, row in enumerate(dataset.iter_rows()):
             if FAILED not in row:
                 record = from_row(row)
+                waiting.remove(record.unit.unit_id)
                 deadly += record.deadly
                 yield record
             elif isinstance(error := pickle.loads(row[FAILED]), WorkersDied):
@@ -197,7 +208,10 @@ def _pass(flow: Flow, units: Sequence[Unit], died: list[str]) -> Iterator[UnitRe
     except StorageError as error:
         raise Interrupted(str(error)) from error
     except ExecutionTimeoutError as error:
-        raise Interrupted(f"no unit moved for {NO_PROGRESS_S / 3600:g} hours, on {_nodes()}") from error
+        raise Interrupted(
+            f"no unit moved for {NO_PROGRESS_S / 3600:g} hours, on {_nodes()}; {len(waiting)} are left, "
+            f"{', '.join(sorted(waiting)[:3])} among them"
+        ) from error
     except ray.exceptions.RayError as error:
         if isinstance(error, ray.exceptions.RayTaskError):
             raise
@@ -282,26 +296,41 @@ def _unpacked(reference: Any) -> Any:
     return ray.get(reference)
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    carefully: Callable[[Item], Result] | None = None,
+) -> Iterator[Result]:
     """Yields the function's result for each item, in order, computed as Ray tasks.
 
     So many are begun before the first is needed that an autoscaler sees the work, and no more than the driver
-    can hold. A HandoccError that the function raises is raised here as it was there.
+    can hold. carefully: takes the function's place for an item over which workers died.
+
+    Raises:
+        HandoccError: what the function raised, as it was there.
+        Interrupted: an item costs one worker after another, or Ray gave up.
     """
     # Such a task waits for storage half of the time.
-    task = ray.remote(num_cpus=0.5)(_call)
-    shared = ray.put(function)
+    task = ray.remote(num_cpus=0.5, max_retries=-1)(_call)
+    shared = {"function": ray.put(function), "carefully": ray.put(carefully), "tries": _count_tries()}
     begun: deque[Any] = deque()
-    for item in items:
-        begun.append(task.remote(shared, item))
+    for number, item in enumerate(items):
+        begun.append(task.remote(item, number, **shared))
         if len(begun) >= TASKS_AHEAD:
             yield _result(begun.popleft())
     while begun:
         yield _result(begun.popleft())
 
 
-def _call(function: Callable[[Any], Any], item: Any) -> Any:
-    return function(item)
+def _call(item: Any, number: int, function: Any, carefully: Any, tries: Any) -> Any:
+    tried = f"item {number}"
+    deaths = ray.get(tries.begin.remote(tried)) - 1
+    if deaths >= 2 * TRIES or (deaths >= TRIES and carefully is None):
+        raise Interrupted(f"{deaths} workers died over {str(item)[:300]}")
+    result = (carefully if deaths >= TRIES else function)(item)
+    tries.end.remote(tried)
+    return result
 
 
 def _result(reference: Any) -> Any:
@@ -311,3 +340,5 @@ def _result(reference: Any) -> Any:
         if isinstance(error.cause, HandoccError):
             raise error.cause from error
         raise
+    except ray.exceptions.RayError as error:
+        raise Interrupted(f"Ray gave up, on {_nodes()}: {_line(error)}") from error

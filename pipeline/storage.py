@@ -9,7 +9,8 @@ import contextlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
@@ -26,6 +27,7 @@ __all__ = ["TEMPORARY_PREFIX", "FileInfo"]
 
 # By scheme; every other one goes to `remote`.
 STORES: dict[str, Store] = {"file": local, "s3": s3, "s3a": s3}
+DELETES_AT_ONCE = 16
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _SECRETS = re.compile(r"(://)[^/@\s]*@|\?[A-Za-z][\w.-]*=\S*")
 _QUERY = re.compile(r"\?[A-Za-z][\w.-]*=.*", re.DOTALL)
@@ -140,8 +142,15 @@ def open_input(uri: str) -> Iterator[BinaryIO]:
 
 
 def put(uri: str, data: bytes) -> None:
-    """Writes an object atomically, replacing what is there: readers see the old bytes or the new ones."""
-    _store(uri).put(canonical(uri), data)
+    """Writes an object atomically, replacing what is there: readers see the old bytes or the new ones.
+
+    Raises:
+        StorageError: it cannot be written, whatever the reason.
+    """
+    try:
+        _store(uri).put(canonical(uri), data)
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be written: {error}") from error
 
 
 def put_new(uri: str, data: bytes) -> bool:
@@ -158,9 +167,18 @@ def delete(uri: str) -> None:
     _store(uri).delete(canonical(uri))
 
 
+def delete_all(uris: Iterable[str]) -> None:
+    """Removes objects, many at a time and in no order."""
+    with ThreadPoolExecutor(DELETES_AT_ONCE) as pool:
+        for _ in pool.map(delete, uris):
+            pass
+
+
 def sweep(folder: str) -> int:
     """Removes what killed writers left below a folder (temporary files, unfinished uploads); returns how much.
 
+    What lies in an output of its own below it (a folder with a lease) is left to that one's driver on file systems,
+    and uploads to all of a bucket are left alone: they may be anyone's.
     Only the holder of the output's lease may call it: a temporary file of a live writer would go as well.
     """
     return _store(folder).sweep(canonical(folder))
@@ -184,7 +202,5 @@ def require_writable(folder: str) -> None:
     try:
         put(probe, b"")
         delete(probe)
-    except StorageError as error:
-        raise ConfigError(f"{folder}: cannot write there: {error}") from error
-    except OSError as error:
+    except (StorageError, OSError) as error:
         raise ConfigError(f"{folder}: cannot write there ({error}); choose another --output") from error

@@ -30,7 +30,7 @@ INPUTS_PER_PIECE = 64
 PIECES_PER_FILE = 16
 STORE_EVERY_S = 60.0
 
-Probe = Callable[[Sequence[Input]], Sequence[Extent]]
+Probe = Callable[..., Sequence[Extent]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Piece:
     inputs: tuple[Input, ...]
 
 
-Run = Callable[[Callable[[Piece], list[Unit]], Sequence[Piece]], Iterable[list[Unit]]]
+Run = Callable[[Callable[..., list[Unit]], Sequence[Piece]], Iterable[list[Unit]]]
 
 
 @dataclass
@@ -216,9 +216,14 @@ def _in_pieces(
             number, units, stored_at = number + 1, [], time.monotonic()
 
 
-def _plan_piece(piece: Piece, *, output: str, rows: int, probe: Probe, store: bool) -> list[Unit]:
-    """Probes and cuts a piece's inputs and stores its keys; the units that name them are the caller's to store."""
-    extents = probe(piece.inputs)
+def _plan_piece(
+    piece: Piece, *, output: str, rows: int, probe: Probe, store: bool, apart: bool = False
+) -> list[Unit]:
+    """Probes and cuts a piece's inputs and stores its keys; the units that name them are the caller's to store.
+
+    apart: as in `pipeline.probe`, for a piece over which workers died.
+    """
+    extents = probe(piece.inputs, apart=True) if apart else probe(piece.inputs)
     planned = [
         unit
         for source, extent in zip(piece.inputs, extents, strict=True)

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from pipeline.errors import DataError
 from pipeline.flow import Step
 from pipeline.records import HandBox, Sample, Unit, UnitRecord
 from pipeline.sources import SOURCES
-from pipeline.sources.source import Extent, Source
+from pipeline.sources.source import Extent, Input, Source
 from pipeline.stages.page import Page
 
 
@@ -40,10 +41,44 @@ def _read(_unit: Unit, keys: Sequence[str]) -> Iterator[Sample]:
     for key in keys:
         if key == "deadly":
             die()
+        # One that is killed from outside, as when memory runs out: once.
+        if key.startswith("/") and not Path(key).exists():
+            Path(key).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         yield Sample(key, error=DataError("no image", "as it happens"))
 
 
-DEADLY_SOURCE = Source("deadly", frozenset(), lambda _: Extent([]), _read)
+def _probe(item: Input) -> Extent:
+    if item.uri == "deadly":
+        die()
+    return Extent([item.uri])
+
+
+DEADLY_SOURCE = Source("deadly", frozenset(), _probe, _read)
+
+
+@dataclass(frozen=True)
+class DeadlyInput(Input):
+    """An input of the deadly source; where it is unpacked, there is that source."""
+
+    def __reduce__(self) -> tuple[Callable[[str], Input], tuple[str]]:
+        return _named, (self.uri,)
+
+
+def _named(uri: str) -> Input:
+    SOURCES["deadly"] = DEADLY_SOURCE
+    return DeadlyInput(uri, "deadly", ())
+
+
+def looked_at(uri: str) -> str:
+    """Dies of a deadly input."""
+    return str(_probe(_named(uri)).keys[0])
+
+
+def no_builder() -> Step:
+    """Dies in place of making a step."""
+    die()
+    raise AssertionError
 
 
 @dataclass(frozen=True)

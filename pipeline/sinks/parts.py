@@ -7,7 +7,7 @@ units, their counts and how many rows each has, in its metadata (`pipeline.compa
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -156,25 +156,26 @@ def drop_orphans(output: str, units: Sequence[Unit]) -> int:
     is left to `compact.release`.
     """
     planned = {unit.unit_id for unit in units}
-    # The annotation part goes first: without it the rest counts for nothing.
-    orphans = [
-        (folder, file)
-        for folder in ("annotations", "ledger", "meshes")
-        for file in storage.list_files(storage.join(output, folder))
-        if (named := _OF_A_UNIT.fullmatch(storage.key_below(storage.join(output, folder), file.uri)))
-        and named.group(1) not in planned
-    ]
-    for _, file in orphans:
-        storage.delete(file.uri)
-    return sum(folder == "annotations" for folder, _ in orphans)
+    return _drop(output, lambda unit_id: unit_id not in planned)
 
 
 def withdraw(output: str, units: Sequence[Unit]) -> None:
     """Takes back what there is of units that are to be done anew: the commit first, then what it vouched for."""
-    again = {unit.unit_id for unit in units}
+    _drop(output, {unit.unit_id for unit in units}.__contains__)
+
+
+def _drop(output: str, condemned: Callable[[str], bool]) -> int:
+    """Removes what was written for some units, by their ids; returns of how many there was an annotation part."""
+    dropped = 0
+    # The annotation parts go first: without them the rest counts for nothing.
     for folder in ("annotations", "ledger", "meshes"):
         root = storage.join(output, folder)
-        for file in list(storage.list_files(root)):
-            named = _OF_A_UNIT.fullmatch(storage.key_below(root, file.uri))
-            if named and named.group(1) in again:
-                storage.delete(file.uri)
+        files = [
+            file.uri
+            for file in storage.list_files(root)
+            if (named := _OF_A_UNIT.fullmatch(storage.key_below(root, file.uri)))
+            and condemned(named.group(1))
+        ]
+        storage.delete_all(files)
+        dropped += len(files) * (folder == "annotations")
+    return dropped

@@ -4,16 +4,12 @@ A decoder that a damaged picture brings down takes its whole process with it. No
 happen elsewhere: a child reads the samples and says before each what it begins, so that it is known where it died.
 """
 
-import os
-import pickle
-import signal
-import subprocess
-import sys
-import tempfile
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
+from pipeline.child import Child
 from pipeline.errors import DataError, HandoccError
 from pipeline.records import Sample, Unit
 from pipeline.sources import SOURCES
@@ -40,11 +36,12 @@ def fill(page: Page, reader: Reader, keys: Sequence[str]) -> None:
     """Enters a unit's samples on its page; what a child died of is rejected.
 
     Where it died before a sample was there, as a film's decoder does, the rest of the unit is rejected with it.
+    A child that was killed from outside has a second try at the same place.
     """
-    done = 0
+    done, killed_at = 0, -1
     while done < len(keys):
         begun: Sample | None = None
-        child = _Child(reader, page.unit, keys, done)
+        child = Child(functools.partial(_read, reader, page.unit, keys, done))
         for message in child.messages():
             if isinstance(message, HandoccError):
                 raise message
@@ -55,6 +52,9 @@ def fill(page: Page, reader: Reader, keys: Sequence[str]) -> None:
                 begun, done = None, done + 1
         if child.died is None:
             return
+        if child.blameless and killed_at != done:
+            killed_at = done
+            continue
         problem = DataError(KIND, f"the process that read it died of {child.died}")
         if begun is None:
             for key in keys[done:]:
@@ -62,60 +62,6 @@ def fill(page: Page, reader: Reader, keys: Sequence[str]) -> None:
             return
         reader.reject(begun, page, problem, "decode")
         done += 1
-
-
-class _Child:
-    """A process that reads a unit from its sample number `first` on."""
-
-    def __init__(self, reader: Reader, unit: Unit, keys: Sequence[str], first: int) -> None:
-        self.work = pickle.dumps((reader, unit, keys, first))
-        self.died: str | None = None
-
-    def messages(self) -> Iterator[Any]:
-        """Yields what it says: each sample that it begins, then what its page holds; or our error that ended it."""
-        # What decoders print must not come between.
-        ours, theirs = os.pipe()
-        with os.fdopen(ours, "rb") as said, tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                pass_fds=[theirs],
-                # A worker finds this code where its driver told it, which a child would not know.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )
-            os.close(theirs)
-            try:
-                _hand_over(process, self.work)
-                while (message := _received(said)) is not None:
-                    yield message
-                status = process.wait()
-                if status > 0:
-                    errors.seek(0)
-                    raise RuntimeError(errors.read()[-4000:].decode(errors="replace"))
-                self.died = signal.Signals(-status).name if status else None
-            finally:
-                process.kill()
-                process.wait()
-
-
-def _hand_over(process: "subprocess.Popen[bytes]", work: bytes) -> None:
-    assert process.stdin is not None
-    try:
-        with process.stdin as stream:
-            stream.write(work)
-    except BrokenPipeError:
-        # It died at its start; its status tells.
-        return
-
-
-def _received(stream: IO[bytes]) -> Any:
-    """Returns the next message, or None where there is none, or only the beginning of one."""
-    try:
-        return pickle.load(stream)
-    except (EOFError, pickle.UnpicklingError):
-        return None
 
 
 def _read(reader: Reader, unit: Unit, keys: Sequence[str], first: int) -> Iterator[Any]:
@@ -129,10 +75,3 @@ def _read(reader: Reader, unit: Unit, keys: Sequence[str], first: int) -> Iterat
             yield page.ledger, page.hands, page.taken
     except HandoccError as error:
         yield error
-
-
-if __name__ == "__main__":
-    with os.fdopen(int(sys.argv[1]), "wb") as out:
-        for said in _read(*pickle.load(sys.stdin.buffer)):
-            out.write(pickle.dumps(said))
-            out.flush()

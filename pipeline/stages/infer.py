@@ -1,5 +1,6 @@
 """The second stage: holds the model and turns crops into annotations."""
 
+import socket
 import time
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from model.mano.layer import ManoLayer
 from model.predictor import Precision, Predictions, Predictor
 from model.weights import LoadedWeights
 from pipeline.columns import fixed_lists
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, Interrupted
 from pipeline.records import ANNOTATIONS, HANDS, Counts, UnitRecord, no_crops
 
 
@@ -46,6 +47,11 @@ class Infer:
         except torch.OutOfMemoryError as error:
             raise ConfigError(
                 f"a GPU's memory does not hold a batch of {self.predictor.batch_size} crops: lower --batch-size"
+            ) from error
+        except torch.AcceleratorError as error:
+            # A broken device, which a run on other machines will not have.
+            raise Interrupted(
+                f"the accelerator of {socket.gethostname()} failed: {str(error).splitlines()[0]}"
             ) from error
 
 

@@ -243,7 +243,12 @@ def delete(uri: str) -> None:
 
 @asking
 def sweep(folder: str) -> int:
-    left = [path for path in to_path(folder).rglob(f"{TEMPORARY_PREFIX}*") if _OURS.fullmatch(path.name)]
-    for path in left:
-        path.unlink(missing_ok=True)
-    return len(left)
+    top, swept = to_path(folder), 0
+    for here, folders, files in os.walk(top):
+        if Path(here) != top and "lease" in folders:
+            folders.clear()
+            continue
+        for name in filter(_OURS.fullmatch, files):
+            Path(here, name).unlink(missing_ok=True)
+            swept += 1
+    return swept

@@ -283,7 +283,7 @@ def sweep(folder: str) -> int:
             delete(info.uri)
             swept += 1
     more: dict[str, str] = {}
-    while True:
+    while prefix:
         try:
             page = request("list_multipart_uploads", folder, Bucket=bucket, Prefix=prefix, **more)
         except PermissionError:
@@ -293,5 +293,6 @@ def sweep(folder: str) -> int:
             _abort(folder, {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]})
             swept += 1
         if not page.get("IsTruncated"):
-            return swept
+            break
         more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+    return swept

@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 from jobs.cli import main
 from jobs.cluster import can_come, for_workers, offered
 from pipeline import storage
+from pipeline.errors import Interrupted
 from pipeline.flow import spread
 from tests.conftest import Handocc
 from tests.datasets import ho3d
@@ -148,6 +149,11 @@ def test_twice_the_default_actors_leave_room_for_a_task_on_every_node(node_cpus:
         on_a_node = 2 * -(-workers.actors[1] // nodes)
         assert on_a_node * workers.actor_cpus + workers.task_cpus <= node_cpus
         assert workers.actor_cpus != workers.task_cpus, "Ray would fuse the stages"
+
+
+def test_a_cluster_whose_machines_are_all_gone_is_waited_for_by_the_same_command() -> None:
+    with pytest.raises(Interrupted, match="no CPU at the moment"):
+        spread(0.0, 0.0, actors=None, gpus_per_actor=None)
 
 
 @pytest.mark.ray

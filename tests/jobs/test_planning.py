@@ -81,6 +81,9 @@ def test_a_dry_run_of_many_inputs_shows_the_plan_and_writes_nothing(
 def test_the_plan_of_a_job_with_other_settings_is_never_taken_for_ones_own(tmp_path: Path) -> None:
     output = str(tmp_path)
     part = tmp_path / "plan" / "000000.parquet"
+    others = tmp_path / "plan" / "house" / "000000.dwg"
+    others.parent.mkdir(parents=True)
+    others.touch()
 
     def planned(fingerprint: str) -> bool:
         """Begins a planning; says whether what was planned before is still there."""
@@ -99,6 +102,7 @@ def test_the_plan_of_a_job_with_other_settings_is_never_taken_for_ones_own(tmp_p
     assert planned("b"), "and killed before job.json was there"
     assert not planned("a"), "back to the first job, whose job.json still stands"
     assert planning.is_unfinished(output)
+    assert others.exists()
 
 
 def test_a_refused_request_leaves_an_output_that_takes_the_mended_one(

@@ -13,13 +13,24 @@ from pipeline.boxes.given import Given
 from pipeline.errors import ConfigError, Interrupted, StorageError
 from pipeline.flow import Flow, Stage, as_it_is
 from pipeline.inputs import find_inputs
+from pipeline.probe import probe
 from pipeline.ray_data import StageFailed
 from pipeline.records import Unit
 from pipeline.sources import SOURCES
+from pipeline.sources.sampling import Sampling
 from pipeline.stages import apart
 from pipeline.stages.page import Page
 from pipeline.units import settle
-from tests.deadly import DEADLY_SOURCE, DeadlyBoxes, DeadlyStep, Rejecting, failing
+from tests.deadly import (
+    DEADLY_SOURCE,
+    DeadlyBoxes,
+    DeadlyInput,
+    DeadlyStep,
+    Rejecting,
+    failing,
+    looked_at,
+    no_builder,
+)
 from tests.pipeline.test_flow import WORKERS, job
 
 DEADLY = frozenset({"00000003", "00000004", "00000017"})
@@ -91,6 +102,41 @@ def test_a_stage_that_cannot_be_built_and_one_that_fails_say_why() -> None:
             flow = Flow("failing", (Stage("step", make, cpus=0.5, actors=actors),))
             with pytest.raises(what, match=said):
                 list(ray_data.run(flow, units))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_step_that_no_worker_survives_building_ends_the_job_and_is_named() -> None:
+    units = [Unit("unit", "images", "file:///x", 0, 1, 1, "v")]
+    flow = Flow("deadly", (Stage("infer", no_builder, cpus=0.5, actors=(1, 1)),))
+    with pytest.raises(Interrupted, match="infer: 6 workers died one after another while they started"):
+        list(ray_data.run(flow, units))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_what_kills_planning_is_looked_at_carefully_and_else_named() -> None:
+    uris = ["a", "deadly", "b"]
+    assert list(ray_data.in_order(looked_at, uris, carefully=str.upper)) == ["a", "DEADLY", "b"]
+    with pytest.raises(Interrupted, match="3 workers died over deadly"):
+        list(ray_data.in_order(looked_at, uris))
+
+
+def test_an_input_that_kills_who_looks_at_it_is_damaged() -> None:
+    inputs = [DeadlyInput(uri, "deadly", ()) for uri in ("a", "deadly", "b")]
+    found = probe(inputs, sampling=Sampling(None, None), needs_boxes=False, apart=True)
+    assert [list(extent.keys) for extent in found] == [["a"], [], ["b"]]
+    assert found[1].damage == "the process that looked at it died of SIGSEGV"
+
+
+def test_a_child_that_was_killed_from_outside_costs_no_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SOURCES, "deadly", DEADLY_SOURCE)
+    page = Page(Unit("unit", "deadly", "file:///x", 0, 3, 1, "v"), 8, 4)
+    apart.fill(page, Rejecting(), ["a", f"{tmp_path}/once", "b"])
+    assert [row["reason"].split(":")[0] for row in page.ledger] == ["no image"] * 3
+    assert (tmp_path / "once").exists()
 
 
 def test_what_dies_before_its_sample_is_there_takes_the_rest_of_its_unit_with_it(

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,12 @@ def test_what_a_killed_writer_left_is_neither_listed_nor_kept(tmp_path: Path) ->
     (tmp_path / "sub" / ".tmp-of-somebody-else").write_bytes(b"mine")
     (tmp_path / "sub" / "whole").write_bytes(b"whole")
     assert [storage.name_of(file.uri) for file in storage.list_files(str(tmp_path))] == ["whole"]
+    other = tmp_path / "sub" / "another output"
+    (other / "lease").mkdir(parents=True)
+    (other / f"{storage.TEMPORARY_PREFIX}{'0b' * 16}").write_bytes(b"being written")
     assert storage.sweep(str(tmp_path)) == 1
+    assert len(list(other.iterdir())) == 2
+    shutil.rmtree(other)
     assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == [".tmp-of-somebody-else", "whole"]
 
 
