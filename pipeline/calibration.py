@@ -85,11 +85,14 @@ def features_of(annotations: pa.Table, names: Sequence[str]) -> Floats:
 class Curve:
     """From features to a confidence, and from that to an error: a logistic model and a falling line of knots.
 
-    means, scales, weights: one per feature; bias: of the logistic model. knots_confidence rises, knots_error_mm does
-    not; the expected error is linear in between and constant beyond.
+    lows, highs, means, scales, weights: one per feature; bias: of the logistic model. What lies outside of what was
+    learnt on counts as its border: a line that goes on would call a bone of twice its length a sure sign of quality.
+    knots_confidence rises, knots_error_mm does not; the expected error is linear in between and constant beyond.
     """
 
     features: tuple[str, ...]
+    lows: tuple[float, ...]
+    highs: tuple[float, ...]
     means: tuple[float, ...]
     scales: tuple[float, ...]
     weights: tuple[float, ...]
@@ -102,6 +105,8 @@ class Curve:
         """Reads one of the curves of `Calibration.to_json`."""
         return cls(
             features=tuple(content["features"]),
+            lows=tuple(content["lows"]),
+            highs=tuple(content["highs"]),
             means=tuple(content["means"]),
             scales=tuple(content["scales"]),
             weights=tuple(content["weights"]),
@@ -112,7 +117,8 @@ class Curve:
 
     def confidence(self, features_NF: Floats) -> Floats:
         """Returns the probability (N,) that the error is below the threshold."""
-        standard = (features_NF - np.array(self.means)) / np.array(self.scales)
+        inside = np.clip(features_NF, self.lows, self.highs)
+        standard = (inside - np.array(self.means)) / np.array(self.scales)
         return np.asarray(expit(standard @ np.array(self.weights) + self.bias))
 
     def expected_error_mm(self, confidence_N: Floats) -> Floats:
@@ -145,10 +151,12 @@ class Calibration:
     def describe(self, tta: bool) -> str:
         """Says what the confidence of an annotation means, for its metadata."""
         curve = self.curve(tta)
-        low, high = curve.expected_error_mm(np.array([0.5, 0.9]))
+        # Of what was learnt on: no group of hands was surer or less sure.
+        least, surest = curve.knots_confidence[0], curve.knots_confidence[-1]
+        worst, best = curve.expected_error_mm(np.array([least, surest]))
         return (
-            f"{CALIBRATED}: probability that PA-MPJPE < {self.threshold_mm:g} mm; 0.5 stands for {low:.1f} mm on "
-            f"average, 0.9 for {high:.1f} mm; learnt on {self.hands} hands of {self.learnt_on}; from "
+            f"{CALIBRATED}: probability that PA-MPJPE < {self.threshold_mm:g} mm; {least:.2f} stands for {worst:.1f} "
+            f"mm on average, {surest:.2f} for {best:.1f} mm; learnt on {self.hands} hands of {self.learnt_on}; from "
             f"{', '.join(curve.features)}"
         )
 
@@ -199,6 +207,8 @@ def fit_curve(features_NF: Floats, errors_mm_N: Floats, threshold_mm: float, nam
     places, falling = _falling_knots(expit(standard @ weights + bias), errors_mm_N)
     return Curve(
         features=tuple(names),
+        lows=tuple(features_NF.min(axis=0).tolist()),
+        highs=tuple(features_NF.max(axis=0).tolist()),
         means=tuple(means.tolist()),
         scales=tuple(scales.tolist()),
         weights=tuple(weights.tolist()),

@@ -1,13 +1,15 @@
 """The pictures of annotated hands, read again from the unit's input."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline import storage
+from pipeline.cut import version_of
 from pipeline.errors import DataError
-from pipeline.plan import load_keys
+from pipeline.plan import load_keys, planned_versions
 from pipeline.records import Sample, Unit
 from pipeline.sources import SOURCES
 from pipeline.sources.video_index import Frame
@@ -32,10 +34,11 @@ def samples_of(
     elif unit.source == "video":
         shown = {frame for _, frame in wanted}
         planned = [key for key in planned if Frame.from_key(key).frame_index in shown]
+    then = planned_versions(predictions, unit) if unit.source == "images" else {}
     for sample in SOURCES[unit.source].read(unit, planned):
         found = wanted.pop((sample.key, sample.frame_index), None)
         if found is not None:
-            yield found, sample
+            yield found, _unchanged(unit, sample, then)
         if not wanted:
             return
     for (key, frame), found in wanted.items():
@@ -43,6 +46,16 @@ def samples_of(
             found,
             Sample(key, frame_index=frame, error=DataError("missing sample", "its input has changed")),
         )
+
+
+def _unchanged(unit: Unit, sample: Sample, planned: Mapping[str, str]) -> Sample:
+    """Returns the sample, without its picture where that is another one than was planned; shards look themselves."""
+    if sample.key in planned and sample.error is None:
+        now = storage.stat(storage.below(unit.input, sample.key))
+        if now is None or version_of(now) != planned[sample.key]:
+            changed = DataError("changed input", "it is not the picture that was annotated; annotate it anew")
+            return Sample(sample.key, error=changed)
+    return sample
 
 
 def pictures_of(

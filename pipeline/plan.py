@@ -119,6 +119,11 @@ def load_keys(output: str, unit: Unit) -> list[str]:
     return [str(key) for key in row["keys"][0].as_py()]
 
 
+def planned_versions(output: str, unit: Unit) -> dict[str, str]:
+    """Returns the versions that a unit's loose images had when they were planned, by key."""
+    return dict(next(versions(output, [unit]))[1]) if unit.keys_part is not None else {}
+
+
 def any_keys(output: str, units: Sequence[Unit]) -> set[str]:
     """Returns the keys of all samples of some units; every file of keys is read once."""
     return {key for _, row in _rows(output, units) for key in row["keys"]}

@@ -14,6 +14,7 @@ from model.crop import bbox_of_joints
 from pipeline.synthesis.labels import Label
 
 DATASET = "pseudo"
+ASSUMED = "fov"
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ def picture_label(
 ) -> Label:
     """Returns the label of a picture with all of its chosen hands.
 
+    A camera that was only assumed, and where it puts the hands, are left out: who reads a label takes it as given.
+
     rows: annotations of one picture. origin: the pixel of the whole picture that is the labelled picture's (0, 0).
     """
+    rows = [_without_guess(row) for row in rows]
     label: Label = {
         "split": belongings.split,
         "dataset": DATASET,
@@ -47,6 +51,10 @@ def picture_label(
     if camera is not None:
         label["camera"] = _listed([*camera[:2], camera[2] - origin[0], camera[3] - origin[1]], 4)
     return label
+
+
+def _without_guess(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**row, "camera": None, "translation": None} if row["camera_source"] == ASSUMED else row
 
 
 def _hand(row: Mapping[str, Any], weight: float, origin: tuple[int, int]) -> Label:

@@ -1,7 +1,8 @@
 """The choice among all surveyed hands: near-duplicates and equal pictures out, sources and poses balanced.
 
-The choice is global, so it is made in one process, from the surveys. It holds about 27 bytes per hand: which of them
-are left, ranks and hashes. What is larger, joints and poses, passes by.
+The choice is global, so it is made in one process, from the surveys. It holds about 27 bytes per hand (which of them
+are left, ranks and hashes) and five times as much while it looks for equal pictures. What is larger, joints and poses,
+passes by.
 """
 
 import io
@@ -24,6 +25,8 @@ from pipeline.pseudo_labels.survey import TOO_FAR_OFF, UNREADABLE, UNSURE, read_
 from pipeline.records import Unit
 
 FILE = "selection.parquet"
+# Counts by source may take hundreds of MB: too much for a Parquet footer, which is read with every shard's rows.
+COUNTS_FILE = "selection.json"
 KEPT = "kept"
 REASONS = (
     KEPT,
@@ -149,7 +152,8 @@ def store(
     examples: int,
     fingerprint: str,
 ) -> Chosen:
-    """Writes OUTPUT/selection.parquet, whose existence says that all is decided, and returns what came of it.
+    """Writes OUTPUT/selection.json, then selection.parquet, whose existence says that all is decided; returns what
+    came of it.
 
     per_shard: pictures a shard. examples: how many hands of each fate to name.
     """
@@ -166,7 +170,8 @@ def store(
             writer.write_table(pa.Table.from_pylist(waiting, schema=SELECTION))
             chosen.shards += 1
         chosen.examples = _examples(units, hands, examples)
-        writer.add_key_value_metadata({"fingerprint": fingerprint, "chosen": chosen.to_json()})
+        writer.add_key_value_metadata({"fingerprint": fingerprint})
+    storage.put(storage.join(output, COUNTS_FILE), chosen.to_json().encode())
     storage.put(storage.join(output, FILE), sink.getvalue())
     return chosen
 
@@ -180,7 +185,7 @@ def stored(output: str, fingerprint: str) -> Chosen | None:
         return None
     if said.get(b"fingerprint") != fingerprint.encode():
         return None
-    return Chosen.from_json(said[b"chosen"].decode())
+    return Chosen.from_json(storage.read(storage.join(output, COUNTS_FILE)).decode())
 
 
 def shard_rows(output: str, shard: int) -> pa.Table:

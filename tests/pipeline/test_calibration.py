@@ -101,6 +101,14 @@ def test_a_calibration_survives_being_written_down() -> None:
     assert Calibration.from_json(json.loads(json.dumps(there.to_json()))) == there
 
 
+def test_what_lies_outside_of_what_was_learnt_on_counts_as_its_border() -> None:
+    curve = calibration().curve(tta=False)
+    at_border = curve.confidence(np.array([curve.lows, curve.highs]))
+    far_out = np.where(np.array([[False], [True]]), 1e6, -1e6) * np.ones(len(curve.features))
+    assert np.array_equal(curve.confidence(far_out), at_border)
+    assert 0.01 < at_border.min() < at_border.max() < 0.99
+
+
 def test_a_second_look_is_used_where_there_is_one() -> None:
     assert calibration().curve(tta=False).features == PLAIN
     assert calibration().curve(tta=True).features == WITH_TTA

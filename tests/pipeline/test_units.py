@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline import storage
 from pipeline.cut import most_rows
-from pipeline.errors import Interrupted
+from pipeline.errors import DataError, Interrupted
 from pipeline.inputs import find_inputs
+from pipeline.pictures import samples_of
 from pipeline.records import Unit
 from pipeline.sources import SOURCES
 from pipeline.sources.source import Extent, Input
@@ -68,6 +70,23 @@ def test_a_changed_image_changes_its_unit_alone(tmp_path: Path, folder: Path) ->
     changed = [new.unit_id for old, new in zip(before.units, after.units, strict=True) if old != new]
     assert changed == [before.units[2].unit_id]
     assert after.changed == (before.units[2].unit_id,)
+
+
+def test_a_picture_that_is_another_one_by_now_is_not_taken_for_the_annotated_one(
+    tmp_path: Path, folder: Path
+) -> None:
+    units = plan(tmp_path / "out", folder, rows=7).units
+    (folder / "1" / "3.jpg").write_bytes(b"another")
+    (folder / "0" / "4.jpg").unlink()
+    table = pa.table({"key": ["1/1.jpg", "1/3.jpg", "0/4.jpg"], "frame_index": pa.nulls(3, pa.int64())})
+    found = {
+        sample.key: sample.error for _, sample in samples_of(str(tmp_path / "out"), units[0], table, range(3))
+    }
+    assert found["1/1.jpg"] is None
+    assert [error and error.kind for key, error in found.items() if key != "1/1.jpg"].count(
+        "changed input"
+    ) == 1
+    assert (found["0/4.jpg"] or DataError("none")).kind == "missing file"
 
 
 def test_a_change_is_noticed_though_another_image_of_the_unit_is_gone(tmp_path: Path, folder: Path) -> None:

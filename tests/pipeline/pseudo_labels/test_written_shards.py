@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from model.mano.synthetic import synthetic_hand
-from pipeline.pseudo_labels.labels import region
+from pipeline.pseudo_labels.labels import Belongings, picture_label, region
 from pipeline.pseudo_labels.selection import (
     KEPT,
 )
@@ -67,6 +68,19 @@ def test_in_a_crop_everything_lies_on_the_same_spot_of_the_hand(annotated: Path,
             projected = _project(hand["joints_3d"], label["camera"])
             np.testing.assert_allclose(projected + origin, _project(hand["joints_3d"], before["camera"]))
     assert smaller > 12
+
+
+def test_an_assumed_camera_is_no_label(annotated: Path) -> None:
+    part = next((annotated / "annotations").glob("*.parquet"))
+    row = pq.read_table(part).slice(0, 1).to_pylist()[0]
+    belongings = Belongings("synthetic-v1", (), "train")
+    given = picture_label([row | {"camera_source": "given"}], [1.0], belongings)
+    assumed = picture_label([row | {"camera_source": "fov"}], [1.0], belongings)
+    assert "camera" in given
+    assert "camera" not in assumed
+    assert given["hands"][0].keys() - assumed["hands"][0].keys() == {"root_3d"}
+    assert "translation" not in assumed["hands"][0]["mano"]
+    np.testing.assert_allclose(assumed["hands"][0]["joints_3d"], row["joints"], atol=1e-6)
 
 
 def _project(joints: Any, camera: Any) -> Any:
