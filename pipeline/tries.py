@@ -6,7 +6,7 @@ from collections import Counter
 class Tries:
     """How often each thing was begun since it was last ended.
 
-    What is begun a second time was begun by a worker that died, or on a node that was lost.
+    What is begun a second time was begun by a worker that died, on a node that was lost, or by a call whose answer was.
     """
 
     def __init__(self) -> None:

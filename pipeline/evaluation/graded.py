@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.calibration import Floats, features_of, peak_mass
+from pipeline.errors import ConfigError
 from pipeline.evaluation.errors import MEASURED
 from pipeline.evaluation.summary import read_errors
+from pipeline.pseudo_labels.labels import DATASET
 from pipeline.records import Unit
 from pipeline.sinks.parts import Part, read_table
 
@@ -49,10 +51,18 @@ def read_graded(
     """Reads annotations and errors unit by unit, and keeps `most` hands, drawn by picture with the seed.
 
     evaluation: what `handocc evaluate` wrote about them, for the same units.
+
+    Raises:
+        ConfigError: the truth is what a network gave itself.
     """
     kept = [np.empty((0, 4 + len(names)))]
     measured = waiting = 0
-    for unit, errors in read_errors(evaluation, units, ["key", "hand_index", "sequence", "status", ERROR]):
+    columns = ["key", "hand_index", "sequence", "dataset", "status", ERROR]
+    for unit, errors in read_errors(evaluation, units, columns):
+        if DATASET in errors["dataset"].to_pylist():
+            raise ConfigError(
+                f"{unit.input}: holds pseudo-labels, which are no truth to learn from; leave it out"
+            )
         errors = errors.filter(pc.and_(pc.equal(errors["status"], MEASURED), pc.is_valid(errors[ERROR])))
         rows = _rows(read_table(predictions, "annotations", parts[unit.unit_id]), errors, unit, names, seed)
         measured += len(rows)

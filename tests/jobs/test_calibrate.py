@@ -34,8 +34,11 @@ QUALITY = (
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labelled_shards(tmp_path_factory.mktemp("labelled"), "made")
+
+
+def labelled_shards(folder: Path, dataset: str) -> Path:
     """Two shards of pictures with two hands each, of which only the labels mean anything."""
-    folder = tmp_path_factory.mktemp("labelled")
     rng, picture = np.random.default_rng(0), io.BytesIO()
     Image.new("RGB", (160, 160), (90, 80, 70)).save(picture, "PNG")
     rest = synthetic_hand().J_regressor @ synthetic_hand().v_template
@@ -48,7 +51,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     {"bbox": [20 + 50 * n, 30, 60, 70], "side": side, "joints_3d": joints[n].tolist()}
                     for n, side in enumerate(("right", "left"))
                 ]
-                label = {"camera": [200, 200, 80, 80], "split": "test", "dataset": "made", "hands": hands}
+                label = {"camera": [200, 200, 80, 80], "split": "test", "dataset": dataset, "hands": hands}
                 for ending, data in (("png", picture.getvalue()), ("json", json.dumps(label).encode())):
                     member = tarfile.TarInfo(f"{number:04d}.{ending}")
                     member.size = len(data)
@@ -149,6 +152,11 @@ def test_a_calibration_is_learnt_shown_kept_in_the_weights_and_written_by_annota
     assert again["this_run"]["units"] == 0
     assert calibrate(predictions, labelled, output, "--threshold-mm", "8") == 2
     assert "threshold_mm was 10.0 and is 8.0" in capsys.readouterr().err
+
+    (tmp_path / "pseudo").mkdir()
+    pseudo = labelled_shards(tmp_path / "pseudo", "pseudo")
+    assert calibrate(predictions, pseudo, tmp_path / "of-pseudo") == 2
+    assert "holds pseudo-labels, which are no truth to learn from" in capsys.readouterr().err
 
 
 def written(weights: LoadedWeights, shards: Path, output: Path) -> "pq.Table":
