@@ -211,13 +211,14 @@ def _annotated(options: Options, output: str) -> Annotated:
     job = record.of_annotate(uri)
     planned = load_plan(uri)
     parts = committed(uri, planned, job["fingerprint"])
-    units = record.asked_for(job, planned, parts)
-    if len(parts) < len(units) and options.limit is None and status != exits.STOPPED:
+    # Of its own annotations those of the inputs that are named now, of others' all that are there.
+    units = record.asked_for(job, planned, parts if options.predictions else ())
+    there = tuple(unit for unit in units if unit.unit_id in parts)
+    if len(there) < len(units) and options.limit is None and status != exits.STOPPED:
         raise ConfigError(
-            f"{uri}: {len(units) - len(parts)} of {len(units)} units are not annotated yet; the command that its "
+            f"{uri}: {len(units) - len(there)} of {len(units)} units are not annotated yet; the command that its "
             "job.json names continues"
         )
-    there = tuple(unit for unit in units if unit.unit_id in parts)
     said = read_metadata(uri, "annotations", parts[there[0].unit_id].file) if there else {}
     return Annotated(uri, job, there, parts, {**job["conventions"], **said}, status)
 
