@@ -1,5 +1,6 @@
 """What `status` says of outputs that are not as they should be: lines, never a traceback."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from jobs import exits
 from jobs.cli import main
 from jobs.status import printable
+from pipeline.units import load_plan
 
 pytestmark = pytest.mark.ray
 
@@ -62,6 +64,18 @@ def test_a_damaged_annotation_part_is_named_and_its_unit_is_left(output: Path, s
     assert done == exits.INTERRUPTED
     assert "1 left" in lines[0]
     assert [line for line in lines if "1 annotation parts are damaged" in line and part.stem in line]
+
+
+def test_what_the_last_command_did_not_name_is_counted_apart(output: Path, status: Status) -> None:
+    part = min((output / "annotations").iterdir())
+    about = json.loads((output / "job.json").read_text())
+    about["plan"]["given_up"] = sorted({unit.input for unit in load_plan(str(output))})
+    (output / "job.json").write_text(json.dumps(about))
+    part.unlink()
+    done, lines = status()
+    assert done == exits.REJECTS
+    assert "0 left" in lines[0]
+    assert lines[1].startswith("1 more are of inputs that the last command did not name")
 
 
 def test_names_cannot_write_on_the_terminal(output: Path, status: Status) -> None:
