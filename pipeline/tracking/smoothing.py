@@ -20,6 +20,10 @@ Ints = NDArray[np.int64]
 REACH = 3.0  # in standard deviations of the Gaussian
 LEAST_WEIGHT = 1e-3
 ROUNDS = 3  # the base of the tangent space moves by less than 1e-6 in a fourth
+DOUBTS = 2  # how often what is far from its neighbours' line is weighed anew
+OUTLIER_RAD = np.radians(
+    60
+)  # what is so far off counts for nothing, if it is more than six times what is usual
 AT_ONCE = 1 << 18  # numbers of windows that are held at a time
 
 
@@ -69,24 +73,40 @@ def smooth(values: Floats, window: Windows) -> Floats:
     return done.reshape(values.shape)
 
 
-def smooth_rotations(axis_angle: Floats, window: Windows) -> Floats:
+def smooth_rotations(axis_angle: Floats, times: Floats, weights: Floats, strength_s: float) -> Floats:
     """Smooths rotations (N, J, 3), each joint's in the tangent space at its running mean; angles come within [0, π].
 
-    Rotations of a window must be less than π from its mean; axis-angle vectors of any angle are taken.
+    times, weights, strength_s: as in `windows`. A frame that is far from its neighbours' line, as one is in which the
+    hand was seen the wrong way round, counts the less in it the farther it is (Cleveland 1979). Rotations of a window
+    must be less than π from its mean; axis-angle vectors of any angle are taken.
     """
     done = np.empty_like(axis_angle)
     for joint in range(axis_angle.shape[1]):
-        observed = Rotation.from_rotvec(axis_angle[:, joint])
-        for rows in window.chunks():
-            index, share = window.index[rows], window.share[rows]
-            neighbours = observed[index.ravel()]
-            mean = observed[rows]
-            for _ in range(ROUNDS):
-                base = Rotation.from_quat(np.repeat(mean.as_quat(), index.shape[1], axis=0))
-                tangents = (base.inv() * neighbours).as_rotvec().reshape(*index.shape, 3)
-                mean = mean * Rotation.from_rotvec(np.einsum("nw,nwd->nd", share, tangents))
-            done[rows, joint] = mean.as_rotvec()
+        observed = smoothed = Rotation.from_rotvec(axis_angle[:, joint])
+        trust = np.ones(len(times))
+        for _ in range(1 + DOUBTS):
+            smoothed = _smoothed(observed, smoothed, windows(times, weights * trust, strength_s))
+            off = (smoothed.inv() * observed).magnitude()
+            farthest = max(OUTLIER_RAD, 6 * float(np.median(off)))
+            if off.max() < 0.1 * farthest:
+                break
+            trust = np.maximum(0.0, 1 - (off / farthest) ** 2) ** 2
+        done[:, joint] = smoothed.as_rotvec()
     return done
+
+
+def _smoothed(observed: Rotation, start: Rotation, window: Windows) -> Rotation:
+    """Returns each window's mean of N rotations, found from a start that is not far from it."""
+    means = []
+    for rows in window.chunks():
+        index, share = window.index[rows], window.share[rows]
+        neighbours, mean = observed[index.ravel()], start[rows]
+        for _ in range(ROUNDS):
+            base = Rotation.from_quat(np.repeat(mean.as_quat(), index.shape[1], axis=0))
+            tangents = (base.inv() * neighbours).as_rotvec().reshape(*index.shape, 3)
+            mean = mean * Rotation.from_rotvec(np.einsum("nw,nwd->nd", share, tangents))
+        means.append(mean.as_quat())
+    return Rotation.from_quat(np.concatenate(means))
 
 
 def between(times: Floats, values: Floats, at: Floats) -> Floats:

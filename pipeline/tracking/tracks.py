@@ -225,8 +225,8 @@ def _add(
     used = chain.rows[chain.agrees]
     at, when = times[places], times[seen.frame[used]]
 
-    window = windows(when, raw.confidence[used], settings.smoothing_s)
-    rotations = rotations_between(when, smooth_rotations(raw.rotations[used], window), at)
+    turns = smooth_rotations(raw.rotations[used], when, raw.confidence[used], settings.smoothing_s)
+    rotations = rotations_between(when, turns, at)
     joints_2d = np.stack(
         [
             between(
