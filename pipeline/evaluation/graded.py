@@ -71,9 +71,9 @@ def read_graded(
         if waiting > most:
             kept, waiting = [_first(kept, most)], 0
     hands = _first(kept, most)
-    # A picture's hands have one lot, and a sequence's one fold.
-    lots = (hands[:, 1] * folds).astype(np.int64)
-    return GradedHands(hands[:, 4:], hands[:, 2], hands[:, 3], lots, measured)
+    # A picture's hands have one lot, and a sequence's one fold. Dealt in turn, few sequences fill all folds.
+    dealt = np.unique(hands[:, 1], return_inverse=True)[1] % folds
+    return GradedHands(hands[:, 4:], hands[:, 2], hands[:, 3], dealt.astype(np.int64), measured)
 
 
 def _rows(
