@@ -26,7 +26,8 @@ from pipeline.tries import Tries
 
 TASKS_AHEAD = 256
 # A unit over which so many workers died is deadly, and one over which twice as many did is left for another pass.
-# Ray's own retries are without end: it counts what never reached a worker, too, and gave up what lost one node.
+# Ray's own retries are without end: it counts what never reached a worker, too, and gave up what lost one node; and a
+# stream whose retries are used up when a node is lost may never end (https://github.com/ray-project/ray/issues/39109).
 TRIES = 3
 # Over more units than these, and than one in a hundred, it is not the data that workers die of.
 DEADLY_AT_MOST = 64
