@@ -13,7 +13,7 @@ import cv2
 from jobs import exits, record, work
 from jobs.annotate import actor_range, require_share
 from jobs.cluster import connect, require_answer
-from jobs.console import say
+from jobs.console import say, some
 from jobs.model_choice import ModelChoice, choose_model
 from jobs.options import option
 from jobs.predictions import Predicted, Prediction, predict, stored
@@ -126,6 +126,10 @@ def run(options: Options) -> int:
         storage.sweep(output)
         predicted = _predicted(to_measure, shards, join, options.address)
         matched = _within(match_units(predicted.uri, shards), options.limit)
+        if moved := sorted(
+            {unit.labelled.input for unit in matched if unit.labelled.input != unit.annotated.input}
+        ):
+            say(f"note: taken for what was annotated elsewhere, by name and samples' keys: {some(moved)}")
         parts = annotated_parts(predicted, matched)
         units = [unit.labelled for unit in matched]
         drop_others(output, units)

@@ -156,7 +156,9 @@ def test_a_calibration_is_learnt_shown_kept_in_the_weights_and_written_by_annota
     (tmp_path / "pseudo").mkdir()
     pseudo = labelled_shards(tmp_path / "pseudo", "pseudo")
     assert calibrate(predictions, pseudo, tmp_path / "of-pseudo") == 2
-    assert "holds pseudo-labels, which are no truth to learn from" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "note: taken for what was annotated elsewhere" in said
+    assert "holds pseudo-labels, which are no truth to learn from" in said
 
 
 def written(weights: LoadedWeights, shards: Path, output: Path) -> "pq.Table":
