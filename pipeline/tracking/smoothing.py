@@ -21,9 +21,8 @@ REACH = 3.0  # in standard deviations of the Gaussian
 LEAST_WEIGHT = 1e-3
 ROUNDS = 3  # the base of the tangent space moves by less than 1e-6 in a fourth
 DOUBTS = 2  # how often what is far from its neighbours' line is weighed anew
-OUTLIER_RAD = np.radians(
-    60
-)  # what is so far off counts for nothing, if it is more than six times what is usual
+# What is so far off counts for nothing, unless six times the usual is farther.
+OUTLIER_RAD = np.radians(60)
 AT_ONCE = 1 << 18  # numbers of windows that are held at a time
 
 
