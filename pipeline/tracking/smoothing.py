@@ -7,21 +7,25 @@ the ends of a track and with uneven times too, and a window that looks as far ah
 N samples, W samples in the widest window, J joints; seconds, radians.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 from scipy.spatial.transform import Rotation, Slerp
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Samples = TypeVar("Samples")
 
 REACH = 3.0  # in standard deviations of the Gaussian
 LEAST_WEIGHT = 1e-3
+NEXT_TO_NOTHING = 1e-4  # squared: where no neighbour is trusted, there is a line still
 ROUNDS = 3  # the base of the tangent space moves by less than 1e-6 in a fourth
 DOUBTS = 2  # how often what is far from its neighbours' line is weighed anew
-# What is so far off counts for nothing, unless six times the usual is farther.
+MEDIAN_OF = 5  # places, of which two in a row may be anywhere
 OUTLIER_RAD = np.radians(60)
 AT_ONCE = 1 << 18  # numbers of windows that are held at a time
 
@@ -40,7 +44,7 @@ class Windows:
 
 
 def windows(times: Floats, weights: Floats, strength_s: float) -> Windows:
-    """Returns the windows of samples at ascending times (N,); weights (N,) are relative.
+    """Returns the windows of samples at ascending times (N,); weights (N,) are relative, and above 0.
 
     strength_s: the Gaussian's standard deviation; 0 leaves everything as it is.
     """
@@ -54,7 +58,7 @@ def windows(times: Floats, weights: Floats, strength_s: float) -> Windows:
     inside = index < last[:, None]
     index = np.minimum(index, count - 1)
     away = (times[index] - times[:, None]) / strength_s
-    weight = np.maximum(weights, LEAST_WEIGHT)[index] * np.exp(-(away**2) / 2) * inside
+    weight = weights[index] * np.exp(-(away**2) / 2) * inside
     zeroth, first_moment, second = ((weight * away**power).sum(axis=1, keepdims=True) for power in (0, 1, 2))
     determinant = zeroth * second - first_moment**2
     # One time alone, or all but one so far away that they weigh nothing, determine no line.
@@ -72,26 +76,69 @@ def smooth(values: Floats, window: Windows) -> Floats:
     return done.reshape(values.shape)
 
 
+def smooth_points(
+    points: Floats, times: Floats, weights: Floats, strength_s: float, farthest: float
+) -> Floats:
+    """Smooths points (N, D). times, strength_s: as in `windows`; farthest: as in `_doubting`."""
+
+    weights = np.maximum(weights, LEAST_WEIGHT)
+
+    def line(trust: Floats, _: Floats) -> Floats:
+        return smooth(points, windows(times, weights * trust, strength_s))
+
+    def off(smoothed: Floats) -> Floats:
+        return np.asarray(np.linalg.norm(smoothed - points, axis=1), np.float64)
+
+    # One place that is far enough off drags the first line away from all the others.
+    medians = median_filter(points, size=(MEDIAN_OF, 1))
+    return _doubting(medians, line, off, farthest)
+
+
 def smooth_rotations(axis_angle: Floats, times: Floats, weights: Floats, strength_s: float) -> Floats:
     """Smooths rotations (N, J, 3), each joint's in the tangent space at its running mean; angles come within [0, π].
 
-    times, weights, strength_s: as in `windows`. A frame that is far from its neighbours' line, as one is in which the
-    hand was seen the wrong way round, counts the less in it the farther it is (Cleveland 1979). Rotations of a window
-    must be less than π from its mean; axis-angle vectors of any angle are taken.
+    times, strength_s: as in `windows`. A frame in which the hand was seen the wrong way round bends none of
+    its neighbours. Rotations of a window must be less than π from its mean; axis-angle vectors of any angle are taken.
     """
-    done = np.empty_like(axis_angle)
-    for joint in range(axis_angle.shape[1]):
-        observed = smoothed = Rotation.from_rotvec(axis_angle[:, joint])
-        trust = np.ones(len(times))
-        for _ in range(1 + DOUBTS):
-            smoothed = _smoothed(observed, smoothed, windows(times, weights * trust, strength_s))
-            off = (smoothed.inv() * observed).magnitude()
-            farthest = max(OUTLIER_RAD, 6 * float(np.median(off)))
-            if off.max() < 0.1 * farthest:
-                break
-            trust = np.maximum(0.0, 1 - (off / farthest) ** 2) ** 2
-        done[:, joint] = smoothed.as_rotvec()
-    return done
+    turns = [
+        _smooth_turns(Rotation.from_rotvec(axis_angle[:, joint]), times, weights, strength_s).as_rotvec()
+        for joint in range(axis_angle.shape[1])
+    ]
+    return np.stack(turns, axis=1)
+
+
+def _smooth_turns(observed: Rotation, times: Floats, weights: Floats, strength_s: float) -> Rotation:
+    weights = np.maximum(weights, LEAST_WEIGHT)
+
+    def line(trust: Floats, start: Rotation) -> Rotation:
+        return _smoothed(observed, start, windows(times, weights * trust, strength_s))
+
+    def off(smoothed: Rotation) -> Floats:
+        return np.asarray((smoothed.inv() * observed).magnitude(), np.float64)
+
+    return _doubting(observed, line, off, OUTLIER_RAD)
+
+
+def _doubting(
+    start: Samples,
+    line: Callable[[Floats, Samples], Samples],
+    off: Callable[[Samples], Floats],
+    farthest: float,
+) -> Samples:
+    """Returns a line through N samples in which one counts the less the farther off it is (Cleveland 1979).
+
+    start: where the samples lie, roughly. line: takes how far each is trusted (N,) and the line before, and gives the
+    next one. off: how far (N,) the samples are from a line. farthest: what is so far off counts for next to nothing,
+    unless six times the usual is farther.
+    """
+    smoothed = start
+    for _ in range(1 + DOUBTS):
+        away = off(smoothed)
+        limit = max(farthest, 6 * float(np.median(away)))
+        if smoothed is not start and away.max() < 0.1 * limit:
+            break
+        smoothed = line(np.maximum(NEXT_TO_NOTHING, 1 - (away / limit) ** 2) ** 2, smoothed)
+    return smoothed
 
 
 def _smoothed(observed: Rotation, start: Rotation, window: Windows) -> Rotation:

@@ -20,13 +20,15 @@ from pipeline.tracking.smoothing import (
     between,
     robust_mean,
     rotations_between,
-    smooth,
+    smooth_points,
     smooth_rotations,
-    windows,
 )
 
 POSED_AT_ONCE = 4096
 MILLIMETRES = 1000.0
+# How far off its neighbours' line a place counts for nothing, unless six times the usual is farther.
+OUTLIER_SIZES = 0.5  # of the hand in the picture, for its joints there
+OUTLIER_M = 0.2  # for the wrist in camera space
 
 # What of an annotation part tracking looks at.
 COLUMNS = (
@@ -227,13 +229,17 @@ def _add(
 
     turns = smooth_rotations(raw.rotations[used], when, raw.confidence[used], settings.smoothing_s)
     rotations = rotations_between(when, turns, at)
+    farthest_px = OUTLIER_SIZES * float(np.median(np.ptp(raw.joints_2d[used], axis=1).max(axis=1)))
     joints_2d = np.stack(
         [
             between(
                 when,
-                smooth(
+                smooth_points(
                     raw.joints_2d[used, joint],
-                    windows(when, raw.joint_confidence[used, joint], settings.smoothing_s),
+                    when,
+                    raw.joint_confidence[used, joint],
+                    settings.smoothing_s,
+                    farthest_px,
                 ),
                 at,
             )
@@ -301,8 +307,10 @@ def _translations(
     if not known.any():
         return [None] * len(at)
     rows, when_known = used[known], when[known]
-    window = windows(when_known, raw.confidence[rows], settings.smoothing_s)
-    values = between(when_known, smooth(raw.translation[rows], window), at)
+    places = smooth_points(
+        raw.translation[rows], when_known, raw.confidence[rows], settings.smoothing_s, OUTLIER_M
+    )
+    values = between(when_known, places, at)
     before = np.searchsorted(when_known, at, "right") - 1
     after = np.searchsorted(when_known, at, "left")
     inside = (before >= 0) & (after < len(when_known))

@@ -14,7 +14,7 @@ from pipeline.columns import numbers
 from pipeline.evaluation.hands import HandPoser
 from pipeline.tracking.smoothing import smooth, smooth_rotations, windows
 from pipeline.tracking.tracks import TRACKS, Settings, track_film
-from tests.pipeline.tracking.sightings import RATE, Seen, frames, hands
+from tests.pipeline.tracking.sightings import LAYOUT, RATE, SIZE, Seen, frames, hands
 
 AS_THEY_ARE = Settings(smoothing_s=0)
 
@@ -90,6 +90,27 @@ def test_a_lost_hand_is_picked_up_and_what_lies_between_is_filled_and_marked(pos
     assert (tally.filled, tally.tracked, tally.hands, tally.frames) == (6, 29, 29, 50)
     _, broken = track_film(hands(seen), frames(50), Settings(gap_s=0.2), poser)
     assert (broken.tracks, broken.filled) == (2, 0)
+
+
+@pytest.mark.parametrize("bad", [[20], [20, 21], [39]])
+@pytest.mark.parametrize("metres", [1.0, 100.0])
+def test_joints_and_wrists_far_off_bend_none_of_their_neighbours(
+    poser: HandPoser, bad: list[int], metres: float
+) -> None:
+    seen = []
+    for frame in range(40):
+        centre = np.array([100.0 + 4 * frame, 100.0])
+        points, wrist = centre + SIZE * LAYOUT, [0.01 * frame, 0.0, 0.5]
+        if frame in bad:
+            points[7] += SIZE
+            wrist[2] += metres
+        seen.append(Seen(frame, (centre[0], centre[1]), joints_2d=points, translation=wrist))
+    table, _ = track_film(hands(seen), frames(40), Settings(), poser)
+    (rows,) = by_track(table).values()
+    for frame in set(range(40)) - set(bad):
+        centre = np.array([100.0 + 4 * frame, 100.0])
+        assert np.array(rows[frame]["joints_2d"]) == pytest.approx(centre + SIZE * LAYOUT, abs=0.1)
+        assert rows[frame]["translation"] == pytest.approx([0.01 * frame, 0, 0.5], abs=1e-3)
 
 
 def test_a_side_that_flickers_is_outvoted_and_its_pose_is_not_used(poser: HandPoser) -> None:
