@@ -23,8 +23,7 @@ from pipeline.pseudo_labels.datasheet import Datasheet, write_datasheet
 from pipeline.pseudo_labels.labels import Belongings
 from pipeline.pseudo_labels.manifest import Written, fates, missing, write_manifest
 from pipeline.pseudo_labels.near_duplicates import Motion
-from pipeline.pseudo_labels.selection import COUNTS_FILE, KEPT, Balance, Chosen, select, store, stored
-from pipeline.pseudo_labels.selection import FILE as SELECTION_FILE
+from pipeline.pseudo_labels.selection import KEPT, Balance, Chosen, forget, select, store, stored
 from pipeline.pseudo_labels.shards import FOLDER as ACCOUNTS
 from pipeline.pseudo_labels.shards import PREFIX, Frames, ShardWriter, plan_shards, shards_flow
 from pipeline.pseudo_labels.survey import UNREADABLE, Survey, survey_flow, surveyed
@@ -244,8 +243,9 @@ def _content(options: Options, annotated: Annotated) -> dict[str, Any]:
 
 def _forget(output: str) -> None:
     """Removes what another job chose and wrote there; annotations and surveys are held to fingerprints of their own."""
-    for name in ("manifest.json", "manifest.parquet", "datasheet.html", SELECTION_FILE, COUNTS_FILE):
+    for name in ("manifest.json", "manifest.parquet", "datasheet.html"):
         storage.delete(storage.join(output, name))
+    forget(output)
     # The shards, which vouch for their accounts, go first. What has another name is somebody else's.
     for file in sorted(storage.list_files(output), key=lambda file: not file.uri.endswith(".tar")):
         if _WRITTEN.fullmatch(storage.key_below(output, file.uri)):
@@ -273,7 +273,7 @@ def _survey(options: Options, output: str, annotated: Annotated, limits: Thresho
     left = [unit for unit in annotated.units if unit.unit_id not in done]
     if left:
         say(f"surveying the hands of {len(left)} units")
-        storage.delete(storage.join(output, SELECTION_FILE))
+        forget(output)
         work.carry_out(lambda _: survey_flow(survey), left, address=options.address)
 
 

@@ -7,9 +7,11 @@ passes by.
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -24,9 +26,10 @@ from pipeline.pseudo_labels.picture_hash import first_of_equal
 from pipeline.pseudo_labels.survey import TOO_FAR_OFF, UNREADABLE, UNSURE, read_surveys, vectors
 from pipeline.records import Unit
 
-FILE = "selection.parquet"
-# Counts by source may take hundreds of MB: too much for a Parquet footer, which is read with every shard's rows.
-COUNTS_FILE = "selection.json"
+FILE = "selection.json"
+ROWS = "selection"
+SHARDS_A_FILE = 250  # a file's footer is read with the rows of each of its shards
+_ROWS_FILE = re.compile(rf"{ROWS}/\d{{6,}}\.parquet")
 KEPT = "kept"
 REASONS = (
     KEPT,
@@ -48,8 +51,8 @@ SELECTION = pa.schema(
         pa.field("pose_cluster", pa.int16()),
     ]
 )
-"""A row per chosen hand, in the order of the annotations, a row group per shard. row: its number in the unit's
-annotations. number: that of its picture in the output."""
+"""A row per chosen hand, in the order of the annotations, a row group per shard and `SHARDS_A_FILE` of those a file.
+row: its number in the unit's annotations. number: that of its picture in the output."""
 
 
 @dataclass(frozen=True)
@@ -152,46 +155,51 @@ def store(
     examples: int,
     fingerprint: str,
 ) -> Chosen:
-    """Writes OUTPUT/selection.json, then selection.parquet, whose existence says that all is decided; returns what
-    came of it.
+    """Writes the rows below OUTPUT/selection/, then selection.json, whose existence says that all is decided; returns
+    what came of it.
 
     per_shard: pictures a shard. examples: how many hands of each fate to name.
     """
-    sink = io.BytesIO()
     chosen.histograms = {reason: [0] * BINS for reason in REASONS}
-    with pq.ParquetWriter(sink, SELECTION, compression="zstd") as writer:
-        waiting: list[dict[str, Any]] = []
-        for row in _rows(output, units, hands, chosen):
-            if waiting and row["number"] == (chosen.shards + 1) * per_shard:
-                writer.write_table(pa.Table.from_pylist(waiting, schema=SELECTION))
-                chosen.shards, waiting = chosen.shards + 1, []
-            waiting.append(row)
-        if waiting:
-            writer.write_table(pa.Table.from_pylist(waiting, schema=SELECTION))
-            chosen.shards += 1
-        chosen.examples = _examples(units, hands, examples)
-        writer.add_key_value_metadata({"fingerprint": fingerprint})
-    storage.put(storage.join(output, COUNTS_FILE), chosen.to_json().encode())
-    storage.put(storage.join(output, FILE), sink.getvalue())
+    rows = _rows(output, units, hands, chosen)
+    for number, of_file in groupby(rows, lambda row: row["number"] // per_shard // SHARDS_A_FILE):
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, SELECTION, compression="zstd") as writer:
+            for _, of_shard in groupby(of_file, lambda row: row["number"] // per_shard):
+                writer.write_table(pa.Table.from_pylist(list(of_shard), schema=SELECTION))
+                chosen.shards += 1
+        storage.put(_rows_uri(output, number), sink.getvalue())
+    chosen.examples = _examples(units, hands, examples)
+    said = {"fingerprint": fingerprint, "chosen": chosen.to_json()}
+    storage.put(storage.join(output, FILE), json.dumps(said).encode())
     return chosen
 
 
 def stored(output: str, fingerprint: str) -> Chosen | None:
     """Returns the selection that is there, None where there is none of this fingerprint."""
     try:
-        with storage.open_input(storage.join(output, FILE)) as stream:
-            said = pq.read_metadata(stream).metadata or {}
-    except (FileNotFoundError, pa.ArrowException):
+        said = json.loads(storage.read(storage.join(output, FILE)))
+    except FileNotFoundError:
         return None
-    if said.get(b"fingerprint") != fingerprint.encode():
-        return None
-    return Chosen.from_json(storage.read(storage.join(output, COUNTS_FILE)).decode())
+    return Chosen.from_json(said["chosen"]) if said["fingerprint"] == fingerprint else None
+
+
+def forget(output: str) -> None:
+    """Removes the selection that is there, first what says that all is decided."""
+    storage.delete(storage.join(output, FILE))
+    rows = storage.list_files(storage.join(output, ROWS))
+    storage.delete_all(file.uri for file in rows if _ROWS_FILE.fullmatch(storage.key_below(output, file.uri)))
 
 
 def shard_rows(output: str, shard: int) -> pa.Table:
     """Returns the chosen hands of a shard."""
-    with storage.open_input(storage.join(output, FILE)) as stream:
-        return pq.ParquetFile(stream).read_row_group(shard)
+    file, group = divmod(shard, SHARDS_A_FILE)
+    with storage.open_input(_rows_uri(output, file)) as stream:
+        return pq.ParquetFile(stream).read_row_group(group)
+
+
+def _rows_uri(output: str, number: int) -> str:
+    return storage.join(output, ROWS, f"{number:06d}.parquet")
 
 
 def _read(output: str, units: Sequence[Unit], motion: Motion) -> _Hands:

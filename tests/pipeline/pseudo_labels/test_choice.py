@@ -1,6 +1,5 @@
 """Which hands become pseudo-labels: sure enough, no near-duplicates, no more than their share."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.pseudo_labels import clusters
+from pipeline.pseudo_labels import clusters, selection
 from pipeline.pseudo_labels.near_duplicates import Motion, Walk
 from pipeline.pseudo_labels.picture_hash import first_of_equal, perceptual_hash
 from pipeline.pseudo_labels.selection import (
@@ -20,7 +19,7 @@ from pipeline.pseudo_labels.selection import (
     KEPT,
     OF_POSE,
     OF_SOURCE,
-    Chosen,
+    stored,
 )
 from pipeline.pseudo_labels.survey import UNSURE
 from pipeline.pseudo_labels.thresholds import thresholds
@@ -159,11 +158,26 @@ def test_pictures_that_come_twice_are_taken_once(shards: Path, tmp_path: Path) -
 
 def test_the_selections_account_survives_its_file(annotated: Path, tmp_path: Path) -> None:
     made = pseudo_label(annotated, tmp_path / "out", least=0.5)
-    again = Chosen.from_json(made.chosen.to_json())
+    assert stored(str(tmp_path / "out"), "another") is None
+    again = stored(str(tmp_path / "out"), "f")
+    assert again is not None
     assert again.counts == made.chosen.counts
     assert again.by_reason() == made.chosen.by_reason()
-    assert io.BytesIO((tmp_path / "out" / "selection.parquet").read_bytes()).read(4) == b"PAR1"
     assert sum(map(sum, again.histograms.values())) == again.hands
+
+
+def test_a_selection_of_several_files_is_read_as_one_of_a_single_file(
+    annotated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single = pseudo_label(annotated, tmp_path / "single")
+    monkeypatch.setattr(selection, "SHARDS_A_FILE", 2)
+    several = pseudo_label(annotated, tmp_path / "several")
+    assert len(list((tmp_path / "several" / "selection").iterdir())) == (several.chosen.shards + 1) // 2 > 1
+    assert several.labels == single.labels
+    (tmp_path / "several" / "selection" / "mine.parquet").touch()
+    selection.forget(str(tmp_path / "several"))
+    assert [path.name for path in (tmp_path / "several").glob("selection*/*")] == ["mine.parquet"]
+    assert stored(str(tmp_path / "several"), "f") is None
 
 
 def test_nothing_is_kept_of_no_hands(annotated: Path, tmp_path: Path) -> None:
