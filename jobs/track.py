@@ -23,7 +23,7 @@ from pipeline.tracking.films import Films, find_films, read_film, read_tracks
 from pipeline.tracking.stage import SUMMARY, Tracking, tracked, tracking_flow, withdraw_others
 from pipeline.tracking.tracks import Settings, Tally
 
-TRACKING_VERSION = "1"
+TRACKING_VERSION = "2"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 from scipy.spatial.transform import Rotation, Slerp
 
 Floats = NDArray[np.float64]
@@ -25,22 +24,52 @@ LEAST_WEIGHT = 1e-3
 NEXT_TO_NOTHING = 1e-4  # squared: where no neighbour is trusted, there is a line still
 ROUNDS = 3  # the base of the tangent space moves by less than 1e-6 in a fourth
 DOUBTS = 2  # how often what is far from its neighbours' line is weighed anew
-MEDIAN_OF = 5  # places, of which two in a row may be anywhere
+MEDOID_OF = 5  # samples, of which two may be anywhere
 OUTLIER_RAD = np.radians(60)
 AT_ONCE = 1 << 18  # numbers of windows that are held at a time
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Which samples make up each smoothed one, and with which shares: these sum to 1, their first moment is 0."""
+    """Which samples make up each smoothed one, and with which shares.
 
-    index: Ints  # (N, W)
-    share: Floats  # (N, W)
+    first, last: a sample's window, None where every sample is its own.
+    """
 
-    def chunks(self) -> Iterator[slice]:
-        step = max(1, AT_ONCE // self.index.shape[1])
-        for start in range(0, len(self.index), step):
-            yield slice(start, start + step)
+    times: Floats
+    weights: Floats
+    strength_s: float
+    first: Ints | None
+    last: Ints | None
+
+    def chunks(self) -> Iterator[tuple[slice, Ints, Floats]]:
+        """Yields, some samples n at a time, the samples (n, W) of their windows and these samples' shares.
+
+        Shares sum to 1, and their first moment is 0.
+        """
+        count = len(self.times)
+        if self.first is None or self.last is None:
+            yield slice(0, count), np.arange(count)[:, None], np.ones((count, 1))
+            return
+        step = max(1, AT_ONCE // int((self.last - self.first).max()))
+        for start in range(0, count, step):
+            rows = slice(start, start + step)
+            yield rows, *self._of(self.times[rows], self.first[rows], self.last[rows])
+
+    def _of(self, times: Floats, first: Ints, last: Ints) -> tuple[Ints, Floats]:
+        index = first[:, None] + np.arange((last - first).max())
+        inside = index < last[:, None]
+        index = np.minimum(index, len(self.times) - 1)
+        away = (self.times[index] - times[:, None]) / self.strength_s
+        weight = self.weights[index] * np.exp(-(away**2) / 2) * inside
+        zeroth, first_moment, second = (
+            (weight * away**power).sum(axis=1, keepdims=True) for power in (0, 1, 2)
+        )
+        determinant = zeroth * second - first_moment**2
+        # One time alone, or all but one so far away that they weigh nothing, determine no line.
+        has_line = determinant > 1e-9 * zeroth**2
+        line = weight * (second - first_moment * away) / np.where(has_line, determinant, 1.0)
+        return index, np.where(has_line, line, weight / zeroth)
 
 
 def windows(times: Floats, weights: Floats, strength_s: float) -> Windows:
@@ -48,31 +77,20 @@ def windows(times: Floats, weights: Floats, strength_s: float) -> Windows:
 
     strength_s: the Gaussian's standard deviation; 0 leaves everything as it is.
     """
-    count = len(times)
-    if strength_s <= 0 or count < 2:
-        return Windows(np.arange(count)[:, None], np.ones((count, 1)))
+    if strength_s <= 0 or len(times) < 2:
+        return Windows(times, weights, strength_s, None, None)
     reach = REACH * strength_s
     first = np.searchsorted(times, times - reach, "left")
     last = np.searchsorted(times, times + reach, "right")
-    index = first[:, None] + np.arange((last - first).max())
-    inside = index < last[:, None]
-    index = np.minimum(index, count - 1)
-    away = (times[index] - times[:, None]) / strength_s
-    weight = weights[index] * np.exp(-(away**2) / 2) * inside
-    zeroth, first_moment, second = ((weight * away**power).sum(axis=1, keepdims=True) for power in (0, 1, 2))
-    determinant = zeroth * second - first_moment**2
-    # One time alone, or all but one so far away that they weigh nothing, determine no line.
-    has_line = determinant > 1e-9 * zeroth**2
-    line = weight * (second - first_moment * away) / np.where(has_line, determinant, 1.0)
-    return Windows(index, np.where(has_line, line, weight / zeroth))
+    return Windows(times, weights, strength_s, first, last)
 
 
 def smooth(values: Floats, window: Windows) -> Floats:
     """Smooths (N, …) values."""
     flat = values.reshape(len(values), -1)
     done = np.empty_like(flat)
-    for rows in window.chunks():
-        done[rows] = np.einsum("nw,nwd->nd", window.share[rows], flat[window.index[rows]])
+    for rows, index, share in window.chunks():
+        done[rows] = np.einsum("nw,nwd->nd", share, flat[index])
     return done.reshape(values.shape)
 
 
@@ -89,9 +107,11 @@ def smooth_points(
     def off(smoothed: Floats) -> Floats:
         return np.asarray(np.linalg.norm(smoothed - points, axis=1), np.float64)
 
-    # One place that is far enough off drags the first line away from all the others.
-    medians = median_filter(points, size=(MEDIAN_OF, 1))
-    return _doubting(medians, line, off, farthest)
+    def apart(about: Ints) -> Floats:
+        some = points[about]
+        return np.asarray(np.linalg.norm(some[:, :, None] - some[:, None], axis=3), np.float64)
+
+    return _doubting(points[_medoids(len(points), apart)], line, off, farthest)
 
 
 def smooth_rotations(axis_angle: Floats, times: Floats, weights: Floats, strength_s: float) -> Floats:
@@ -116,7 +136,24 @@ def _smooth_turns(observed: Rotation, times: Floats, weights: Floats, strength_s
     def off(smoothed: Rotation) -> Floats:
         return np.asarray((smoothed.inv() * observed).magnitude(), np.float64)
 
-    return _doubting(observed, line, off, OUTLIER_RAD)
+    def apart(about: Ints) -> Floats:
+        some = observed.as_quat()[about]
+        cosines = np.abs(np.einsum("nad,nbd->nab", some, some))
+        return np.asarray(2 * np.arccos(np.minimum(cosines, 1.0)), np.float64)
+
+    return _doubting(observed[_medoids(len(times), apart)], line, off, OUTLIER_RAD)
+
+
+def _medoids(count: int, apart: Callable[[Ints], Floats]) -> Ints:
+    """Returns, for each of N samples, which one of the few about it is the nearest to all of these.
+
+    It is where a line can start: one sample that is far off, at an end of a track above all, draws a line to itself,
+    and looks as if it were right. apart: how far samples (N, M) are from each other, (N, M, M).
+    """
+    few = min(MEDOID_OF, count)
+    first = np.clip(np.arange(count) - few // 2, 0, count - few)
+    about = first[:, None] + np.arange(few)
+    return np.asarray(about[np.arange(count), apart(about).sum(axis=2).argmin(axis=1)], np.int64)
 
 
 def _doubting(
@@ -144,8 +181,7 @@ def _doubting(
 def _smoothed(observed: Rotation, start: Rotation, window: Windows) -> Rotation:
     """Returns each window's mean of N rotations, found from a start that is not far from it."""
     means = []
-    for rows in window.chunks():
-        index, share = window.index[rows], window.share[rows]
+    for rows, index, share in window.chunks():
         neighbours, mean = observed[index.ravel()], start[rows]
         for _ in range(ROUNDS):
             base = Rotation.from_quat(np.repeat(mean.as_quat(), index.shape[1], axis=0))
