@@ -56,7 +56,8 @@ def run(options: Options) -> int:
     failed = [_as_option(row) for row, status in zip(rows, statuses, strict=True) if status != exits.DONE]
     if failed:
         say(f"not trained to the end: {', '.join(failed)}; the same command continues")
-        return max(statuses)
+        # A row that a signal ended has a negative one.
+        return max(exits.INTERRUPTED if status < 0 else status for status in statuses)
     table = TABLES[options.table]
     for of_paper, row in zip(table.rows, rows, strict=True):
         table = with_row(table, of_paper.method, _measured(_place(output, row)))

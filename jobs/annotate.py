@@ -5,7 +5,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow import Flow, Workers, spread
 from pipeline.inputs import find_inputs
 from pipeline.intrinsics import camera_rule
-from pipeline.plan import any_keys
+from pipeline.plan import any_keys, load_keys
 from pipeline.records import Counts, Unit
 from pipeline.sinks.parts import committed, drop_orphans, withdraw
 from pipeline.sources.sampling import Sampling
@@ -33,6 +33,7 @@ from pipeline.units import Settled, within
 
 ENOUGH_TO_JUDGE = 100
 UNITS_TO_MATCH = 256
+INPUTS_TO_MATCH = 64
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,7 @@ def run(options: Options) -> int:
     inputs, passed_over = find_inputs(options.inputs, output=output, note=say, look_into_tables=True)
     if isinstance(job.boxes, Table):
         job.boxes.require_frames({source.name for source in inputs if source.source == "video"})
-    if not options.overwrite:
-        record.require_same(output, job.content, job.fingerprint)
+    record.require_same(output, "annotate", job.content, job.fingerprint, overwrite=options.overwrite)
     for remark in choice.remarks:
         say(f"note: {remark}")
     if passed_over:
@@ -133,6 +133,8 @@ def run(options: Options) -> int:
             say(f"removed {dropped} parts of units that are no longer planned")
         if isinstance(job.boxes, Table):
             job.boxes.require_any(_keys_of_boxes(output, settled.units))
+            requested = [unit for unit in settled.units if unit.unit_id in settled.requested]
+            job.boxes.require_apart(_first_keys(output, requested))
         units = within([unit for unit in settled.units if unit.unit_id in settled.requested], options.limit)
         done = {name: part.counts for name, part in committed(output, settled.units, job.fingerprint).items()}
         left = [unit for unit in units if unit.unit_id not in done or _again(unit, done, settled, options)]
@@ -239,6 +241,19 @@ def _keys_of_boxes(output: str, units: Sequence[Unit]) -> Iterator[set[str]]:
         some = units[start : start + UNITS_TO_MATCH]
         films = {unit.name for unit in some if unit.source == "video"}
         yield films | any_keys(output, [unit for unit in some if unit.source != "video"])
+
+
+def _first_keys(output: str, units: Sequence[Unit]) -> Iterator[tuple[str, Collection[str]]]:
+    """Yields the keys by which a boxes table knows an input's first samples, of every film and of some other inputs."""
+    first: dict[str, Unit] = {}
+    for unit in units:
+        first.setdefault(unit.input, unit)
+    films = [unit for unit in first.values() if unit.source == "video"]
+    others = [unit for unit in first.values() if unit.source != "video"]
+    for unit in films:
+        yield unit.input, [unit.name]
+    for unit in others[:INPUTS_TO_MATCH]:
+        yield unit.input, load_keys(output, unit)
 
 
 def _workers(options: Options, resources: Resources) -> Workers:

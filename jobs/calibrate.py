@@ -67,8 +67,7 @@ def run(options: Options) -> int:
         **{name: getattr(options, name) for name in ("threshold_mm", "hands", "folds", "seed")},
     }
     fingerprint = fingerprint_of(content)
-    if not options.overwrite:
-        record.require_same(output, content, fingerprint)
+    record.require_same(output, "calibrate", content, fingerprint, overwrite=options.overwrite)
     storage.require_writable(output)
     with lease.hold(output):
         storage.sweep(output)

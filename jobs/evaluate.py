@@ -118,8 +118,7 @@ def run(options: Options) -> int:
         to_measure = _to_measure(options, output)
         content = _content(options, to_measure)
         fingerprint = fingerprint_of(content)
-        if not options.overwrite:
-            record.require_same(output, content, fingerprint)
+        record.require_same(output, "evaluate", content, fingerprint, overwrite=options.overwrite)
         require_answer(options.address)
         storage.require_writable(output)
         until_done.enter_context(lease.hold(output))
@@ -149,6 +148,7 @@ def run(options: Options) -> int:
             _method(predicted),
             predicted.job["hand_model"],
             predicted.job["weights"]["trained"],
+            _other_crop(options.dataset, predicted),
         )
         notes = remarks(measured, summary)
         submission = _submit(options, output, predicted, units, parts, notes)
@@ -178,6 +178,16 @@ def run(options: Options) -> int:
         print(f"submission: {submission.uri}")
     print(f"results: {output}")
     return exits.REJECTS if summary.counts[MISSING] or summary.counts[REJECTED] else exits.DONE
+
+
+def _other_crop(dataset: str, predicted: Predicted) -> str | None:
+    """Returns how predictions were cut, None where that is how the benchmark is evaluated, or there is no benchmark."""
+    content, crop = predicted.job["content"], EVALUATION_CROPS[dataset]
+    same = content.get("boxes") == crop.identity and content.get("crop_rule") == asdict(crop.rule)
+    if same or dataset == "shards":
+        return None
+    rule = predicted.job["conventions"].get("crop_rule", "an unknown crop rule")
+    return f"--boxes {content.get('boxes')} and crop rule {rule}"
 
 
 def _check(options: Options) -> None:
@@ -227,8 +237,7 @@ def _to_measure(options: Options, output: str) -> ToMeasure:
     )
     job = how.annotation(choice, EVALUATION_CROPS[options.dataset])
     uri = storage.join(output, PREDICTIONS)
-    if not options.overwrite:
-        record.require_same(uri, job.content, job.fingerprint)
+    record.require_same(uri, "annotate", job.content, job.fingerprint, overwrite=options.overwrite)
     return ToMeasure(uri, job.fingerprint, choice.hand_model, Network(choice, how, job))
 
 

@@ -21,6 +21,7 @@ from pipeline.datasets.shards import Account, ShardPreparer, accounts, plan_shar
 from pipeline.errors import ConfigError
 from pipeline.fingerprint import fingerprint_of
 from pipeline.records import Counts, Unit
+from pipeline.synthesis.shards import shard_uri
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ def run(options: Options) -> int:
         "root": root,
         "split": split,
         "frames": len(benchmark),
+        "truth": list(benchmark.truth),
         "per_shard": options.per_shard,
         "hand_model": None if models is None else models.name,
         "left_hand_model": None if models is None or models.left is None else models.left.name,
     }
     fingerprint = fingerprint_of(content)
-    if not options.overwrite:
-        record.require_same(output, content, fingerprint)
+    record.require_same(output, "prepare", content, fingerprint, overwrite=options.overwrite)
     require_answer(options.address)
     storage.require_writable(output)
     units = plan_shards(options.dataset, split, root, len(benchmark), options.per_shard)
@@ -78,6 +79,8 @@ def run(options: Options) -> int:
         job = record.job("prepare", options, content) | {"remarks": remarks}
         record.write(output, "job.json", job)
         left = _left(units, accounts(output, units), options.retry_rejected)
+        # A new ledger beside an old shard would say that all is done.
+        storage.delete_all(shard_uri(output, unit) for unit in left if options.retry_rejected)
         outcome = _carry_out(output, benchmark, models, left, options.address)
         done = accounts(output, units).values()
         total = sum((account.counts for account in done), Counts())

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -50,7 +50,8 @@ class Options(annotate.Options):
     predictions: str | None = option(None, help="an output of annotate to take instead of INPUTS")
     min_confidence: float = option(help="the least confidence of a hand that is kept, 0 to 1")
     min_confidence_of: tuple[str, ...] = option(
-        (), help="[SIDE:]GLOB=X: another one for a side or for sources, as left:*=0.6; the last that applies"
+        (),
+        help="[SIDE:]GLOB=X: another one for a side, for sources or pictures, as left:*=0.6; the last that applies",
     )
     max_expected_error: float | None = option(
         None, help="drop hands of a larger expected_error_mm, where the annotations are calibrated"
@@ -99,6 +100,7 @@ def run(options: Options) -> int:
     _require_apart(options, output)
     if options.dry_run:
         return annotate.run(_of_annotate(options, output))
+    record.require_own(output, "pseudo-label")
     require_answer(options.address)
     storage.require_writable(output)
     with contextlib.ExitStack() as until_done:
@@ -115,11 +117,8 @@ def run(options: Options) -> int:
             )
         content = _content(options, annotated)
         fingerprint = fingerprint_of(content)
-        if not options.overwrite:
-            record.require_same(output, content, fingerprint)
-        elif (record.read(output, "job.json") or {}).get("fingerprint") != fingerprint:
-            _forget(output)
-        if options.retry_rejected:
+        record.require_same(output, "pseudo-label", content, fingerprint, overwrite=options.overwrite)
+        if options.retry_rejected or (options.overwrite and not record.is_of(output, fingerprint)):
             _forget(output)
         record.write(output, "job.json", record.job("pseudo-label", options, content))
         if record.read(output, "manifest.json") is None:
@@ -128,6 +127,7 @@ def run(options: Options) -> int:
         if options.licence == NOT_STATED:
             say("note: --licence is not given: the manifest says that none is stated")
         say(f"note: confidence is {confidence}")
+        _note_idle(limits, annotated.units)
         _survey(options, output, annotated, limits)
         chosen = stored(output, fingerprint) or _choose(options, output, annotated, fingerprint)
         shards = plan_shards(annotated.uri, chosen.pictures, options.per_shard, fingerprint[:16])
@@ -189,10 +189,13 @@ def _require_no_annotating(options: Options) -> None:
 
 
 def _require_apart(options: Options, output: str) -> None:
-    """Refuses an output inside an input, where the shards would be annotated in their turn."""
+    """Refuses an output where inputs lie, and one inside an input: its shards would be annotated in their turn."""
     place = storage.resolved(output) + "/"
     for uri in expand(options.inputs):
-        if storage.is_folder(uri) and place.startswith(storage.resolved(uri) + "/"):
+        own = storage.resolved(uri)
+        if own.startswith(place):
+            raise ConfigError(f"--output {options.output}: the input {uri} lies in it; use another")
+        if storage.is_folder(uri) and place.startswith(own + "/"):
             raise ConfigError(f"--output {options.output}: lies inside the input {uri}; use another")
 
 
@@ -275,6 +278,18 @@ def _survey(options: Options, output: str, annotated: Annotated, limits: Thresho
         say(f"surveying the hands of {len(left)} units")
         forget(output)
         work.carry_out(lambda _: survey_flow(survey), left, address=options.address)
+
+
+def _note_idle(limits: Thresholds, units: Sequence[Unit]) -> None:
+    """Says which rules apply to none of the sources; of a folder's pictures nobody knows before they are surveyed."""
+    if any(unit.source == "images" for unit in units):
+        return
+    sources = {unit.input for unit in units}
+    for rule in limits.rules:
+        if sources and not any(rule.names(source, "") for source in sources):
+            say(
+                f"note: --min-confidence-of: {rule.pattern} matches none of the sources, such as {min(sources)}"
+            )
 
 
 def _choose(options: Options, output: str, annotated: Annotated, fingerprint: str) -> Chosen:

@@ -50,19 +50,25 @@ def job(command: str, options: Any, content: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def require_same(output: str, content: Mapping[str, Any], fingerprint: str, name: str = "job.json") -> None:
-    """Holds a job's settings against those of the job that wrote the output, if there is one.
+def require_same(
+    output: str,
+    command: str,
+    content: Mapping[str, Any],
+    fingerprint: str,
+    *,
+    overwrite: bool,
+    name: str = "job.json",
+) -> None:
+    """Holds a job against the one that wrote the output, if there is one.
 
-    name: where a job says what it is.
+    overwrite: whether its settings may differ. name: where a job says what it is.
 
     Raises:
-        ConfigError: they differ; the message names what and how.
+        ConfigError: it is another command's, or the settings differ; the message names what and how.
     """
-    earlier = read(output, name)
-    if earlier is None or earlier.get("fingerprint") == fingerprint:
+    earlier = require_own(output, command, name)
+    if earlier is None or overwrite or earlier.get("fingerprint") == fingerprint:
         return
-    if "content" not in earlier:
-        raise ConfigError(f"{output}/{name} is none of ours; use another --output")
     differing = [
         f"{key} was {_short(earlier['content'].get(key))} and is {_short(content.get(key))}"
         for key in sorted({*earlier["content"], *content})
@@ -72,6 +78,24 @@ def require_same(output: str, content: Mapping[str, Any], fingerprint: str, name
         f"{output} holds what another job wrote ({'; '.join(differing)}): "
         "use another --output, or --overwrite to do it anew"
     )
+
+
+def require_own(output: str, command: str, name: str = "job.json") -> dict[str, Any] | None:
+    """Returns what the job that wrote the output says of itself, None where there was none.
+
+    Raises:
+        ConfigError: it was another command's. `--overwrite` does a job anew; it does not take what is not its own.
+    """
+    earlier = read(output, name)
+    if earlier is None:
+        return None
+    if "content" not in earlier:
+        raise ConfigError(f"{output}/{name} is none of ours; use another --output")
+    if earlier.get("command") != command:
+        raise ConfigError(
+            f"{output} is an output of `handocc {earlier.get('command')}`; use another --output"
+        )
+    return earlier
 
 
 def is_of(output: str, fingerprint: str) -> bool:

@@ -13,7 +13,7 @@ from jobs.options import option
 from pipeline import compact, storage
 from pipeline.plan import load_plan
 from pipeline.records import Counts, Unit
-from pipeline.sinks.parts import COMPACTED, Part, committed, read_parts, read_table
+from pipeline.sinks.parts import COMPACTED, Part, PartGone, committed, read_parts, read_table
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _list_rejects(output: str, done: Mapping[str, Part], most: int) -> list[str]
             continue
         try:
             ledger = read_table(output, "ledger", part)
-        except FileNotFoundError:
+        except PartGone:
             continue  # named among those that are missing
         except (OSError, pa.ArrowException) as error:
             spoilt.append(_way_out(f"ledger/{part.file}.parquet is damaged ({_line(error)})", part.file))

@@ -79,16 +79,17 @@ def run(options: Options) -> int:
     work_to_do = _films(options, output) if options.films else _shards(options, output)
     content = work_to_do.content
     fingerprint = fingerprint_of(content)
-    if not options.overwrite:
-        record.require_same(output, content, fingerprint)
+    record.require_same(output, "synthesize", content, fingerprint, overwrite=options.overwrite)
     require_answer(options.address)
     storage.require_writable(output)
     with lease.hold(output):
         storage.sweep(output)
+        planned = {unit.unit_id for unit in work_to_do.units}
         if options.overwrite:
             # What this job made before it was killed stays. Of another job nothing does, and job.json is still its.
-            same = record.is_of(output, fingerprint)
-            _forget(output, {unit.unit_id for unit in work_to_do.units} if same else frozenset())
+            _forget(output, planned if record.is_of(output, fingerprint) else frozenset())
+        else:
+            _require_none_besides(output, planned, options)
         record.write(output, "job.json", record.job("synthesize", options, content))
         flow, left = work_to_do.flow, work_to_do.missing()
         outcome = work.carry_out(lambda _: flow, left, address=options.address)
@@ -156,14 +157,31 @@ def _films(options: Options, output: str) -> _Work:
     )
 
 
-def _forget(output: str, staying: Set[str]) -> None:
-    """Removes what an earlier job made there, but for some units; what has another name is somebody else's."""
-    written = [
+def _require_none_besides(output: str, planned: Set[str], options: Options) -> None:
+    """Refuses to leave shards or films of the same set beside those that are asked for: pictures would be there twice,
+    or more of them than are asked for."""
+    kind = f"{'synthetic' if options.films is None else 'film'}-{options.seed}-"
+    for uri in _written(output, planned):
+        if storage.name_of(uri).startswith(kind):
+            raise ConfigError(
+                f"{uri}: an earlier command made it for another --{'count' if options.films is None else 'films'}, and "
+                "this one would not; --overwrite removes it, another --output keeps it"
+            )
+
+
+def _written(output: str, but: Set[str]) -> list[str]:
+    """Returns the files that jobs made there, but for some units'; what has another name is somebody else's."""
+    return [
         file.uri
         for file in storage.list_files(output)
         if _WRITTEN.fullmatch(storage.key_below(output, file.uri))
-        and storage.name_of(file.uri).rsplit(".", 1)[0] not in staying
+        and storage.name_of(file.uri).rsplit(".", 1)[0] not in but
     ]
+
+
+def _forget(output: str, staying: Set[str]) -> None:
+    """Removes what an earlier job made there, but for some units."""
+    written = _written(output, staying)
     if any(uri.endswith(".parquet") for uri in written):
         storage.delete(storage.join(output, BOXES))
     # The truth, which is a film's commit, before the film.

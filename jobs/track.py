@@ -60,8 +60,7 @@ def run(options: Options) -> int:
     settings = Settings(options.gap, options.smoothing, options.min_frames)
     content = {"version": TRACKING_VERSION, **asdict(settings), "hand_model": hand_model.name}
     fingerprint = fingerprint_of(content)
-    if not options.overwrite:
-        record.require_same(output, content, fingerprint, SUMMARY)
+    record.require_same(output, "track", content, fingerprint, overwrite=options.overwrite, name=SUMMARY)
     require_answer(options.address)
     storage.require_writable(output)
     with lease.hold(output):

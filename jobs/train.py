@@ -247,6 +247,8 @@ def _require_sense(options: Options) -> None:
         raise ConfigError(f"--rotation {options.rotation:g}: must be 0 to 180 degrees")
     if options.paste is not None and not 0 <= options.paste <= 1:
         raise ConfigError(f"--paste {options.paste:g}: must be between 0 and 1")
+    if options.seed < 0:
+        raise ConfigError(f"--seed {options.seed}: must not be negative")
     if options.max_failures < 0:
         raise ConfigError(f"--max-failures {options.max_failures}: must be 0 or more")
     if options.adapt and options.weights is None:

@@ -32,10 +32,10 @@ def begin(
     content = dict(_flat(content))
     fingerprint = fingerprint_of(content)
     before: list[Mapping[str, Any]] = []
+    record.require_same(output, "train", content, fingerprint, overwrite=overwrite)
     if overwrite and (there is not None or checkpoints.are_there(output)):
         _clear(output)
     elif there is not None:
-        record.require_same(output, content, fingerprint)
         if not resume:
             raise ConfigError(
                 f"{output} holds this run already: --resume continues it, --overwrite does it anew"

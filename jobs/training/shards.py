@@ -25,7 +25,7 @@ def plan(output: str, name: str, arguments: Sequence[str]) -> list[Unit]:
     """Returns runs of at most 32 consecutive samples of all shards; what is known of a shard is kept in the output.
 
     Raises:
-        ConfigError: nothing is there, something is no shard, or a shard is empty.
+        ConfigError: nothing is there, something is no shard, a shard cannot be read, or all are empty.
     """
     shards = _shards(arguments, say)
     stored = storage.join(output, f"{name}-shards.parquet")
@@ -35,6 +35,10 @@ def plan(output: str, name: str, arguments: Sequence[str]) -> list[Unit]:
     for shard, extent in zip(fresh, probed, strict=True):
         known[shard.uri, shard.version] = _segments(shard, extent)
     units = [unit for shard in shards for unit in known[shard.uri, shard.version]]
+    if empty := [shard.uri for shard in shards if not known[shard.uri, shard.version]]:
+        say(f"note: passed over, holding no samples: {some(empty)}")
+    if not units:
+        raise ConfigError(f"{some([shard.uri for shard in shards])}: there are no samples in them")
     if fresh:
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist([asdict(unit) for unit in units], schema=PLAN), sink)
@@ -47,13 +51,14 @@ def plan(output: str, name: str, arguments: Sequence[str]) -> list[Unit]:
 
 def hand_model_named(arguments: Sequence[str]) -> str | None:
     """Returns the hand model that the first sample of the first shard names."""
-    shard = _shards(arguments)[0]
-    first = _segments(shard, webdataset.probe(shard))[0]
-    try:
-        sample = next(webdataset.read_as_named(first))
-        return hand_model_of(sample.key, sample.label)
-    except (DataError, ModelError) as error:
-        raise ConfigError(f"{shard.uri}: {error}") from error
+    for shard in _shards(arguments):
+        segments = _segments(shard, webdataset.probe(shard))
+        try:
+            for sample in webdataset.read_as_named(segments[0]) if segments else ():
+                return hand_model_of(sample.key, sample.label)
+        except (DataError, ModelError) as error:
+            raise ConfigError(f"{shard.uri}: {error}") from error
+    return None
 
 
 def _shards(arguments: Sequence[str], note: Callable[[str], object] = lambda _: None) -> list[Input]:
@@ -72,10 +77,8 @@ def _shards(arguments: Sequence[str], note: Callable[[str], object] = lambda _: 
 
 
 def _segments(shard: Input, extent: Extent) -> list[Unit]:
-    if not extent.keys:
-        raise ConfigError(
-            f"{shard.uri}: an empty shard ({extent.damage or 'it holds no samples'}); leave it out"
-        )
+    if not extent.keys and extent.damage:
+        raise ConfigError(f"{shard.uri}: nothing of it can be read ({extent.damage}); leave it out")
     return [planned.unit for planned in cut(shard, extent, SEGMENT)]
 
 

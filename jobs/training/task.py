@@ -1,5 +1,6 @@
 """What a run of training is: everything that a worker has to know, as one value."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -48,7 +49,7 @@ class Task:
     log_steps: int
     notes: dict[str, str]
 
-    @property
+    @functools.cached_property
     def order(self) -> Order:
         """The order of the training samples; large crops are shuffled in smaller windows."""
         crop_bytes = 3 * self.config.input_size**2
@@ -60,7 +61,7 @@ class Task:
             window=min(WINDOW, WINDOW_BYTES // crop_bytes),
         )
 
-    @property
+    @functools.cached_property
     def last_step(self) -> int:
         """How many steps the run has in all."""
         total = self.epochs * self.order.steps

@@ -20,6 +20,7 @@ from pipeline import render
 from pipeline.metrics import PROTOCOLS, MetricSums
 from pipeline.render import Tile
 from pipeline.training.samples import TrainingSamples
+from pipeline.training.windows import Supervision, TrainingDataError
 
 SHOWN = 12
 ENLARGED = 384
@@ -50,8 +51,10 @@ def validate(
     for read in stream.in_order(task, rank, world):
         samples = read.samples
         skipped += read.skipped
+        if not len(samples):
+            continue
         predicted = predict(samples.crops, np.zeros(len(samples), np.bool_))
-        _measure(sums, samples, predicted, mano, device)
+        _measure(sums, samples, predicted, mano, device, task.supervise)
         if rank == 0 and len(rows) < SHOWN:
             shown = range(min(SHOWN - len(rows), len(samples)))
             rows += [_drawn(samples, predicted, index, task.hand_model.faces) for index in shown]
@@ -61,15 +64,25 @@ def validate(
         sums = MetricSums(PROTOCOLS["shards"])
         for share in shares:
             sums.merge(share)
+    if task.validation and not sums.samples:
+        raise TrainingDataError(f"--validation: not one of its samples can be used; first: {skipped[:1]}")
     sheet = render.sheet(_folded(rows), tile=192) if rows else None
     return Validation(_chosen(sums.result()), sheet, skipped)
 
 
 def _measure(
-    sums: MetricSums, samples: TrainingSamples, predicted: Predictions, mano: ManoLayer, device: torch.device
+    sums: MetricSums,
+    samples: TrainingSamples,
+    predicted: Predictions,
+    mano: ManoLayer,
+    device: torch.device,
+    supervise: Supervision,
 ) -> None:
-    """Adds what a hand model's own joints and vertices say, where pose and shape are labelled; else the joints."""
-    has_mano = samples.has_mano[:, None, None]
+    """Adds what a hand model's own joints and vertices say, where pose and shape are labelled; else the joints.
+
+    supervise: with `joints`, pose and shape may belong to another hand model, and are not asked.
+    """
+    has_mano = samples.has_mano[:, None, None] & (supervise == "all")
     with torch.inference_mode():
         pose = torch.from_numpy(samples.pose.copy()).to(device)
         posed = mano(axis_angle_to_rotation(pose), torch.from_numpy(samples.betas.copy()).to(device))

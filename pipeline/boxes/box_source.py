@@ -42,6 +42,8 @@ def parse_hand(
     if bbox[2] <= 0 or bbox[3] <= 0:
         return DataError("bad box", f"hand {index}: bbox {bbox} has no area")
     given = entry.get("side")
+    if given == "":  # as a CSV says that it does not say
+        given = None
     if given is None and side is None:
         return DataError("no side", f"hand {index} has no side; --side says which it is")
     if given is not None and given not in ("left", "right"):

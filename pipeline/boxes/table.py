@@ -44,16 +44,24 @@ class Boxes:
     hands: pa.Table
 
     def at(self, key: str, frame: int | None) -> list[dict[str, Any]]:
-        """Returns the hands of an image or a frame."""
-        place, rows = (key, NO_FRAME if frame is None else frame), range(len(self.keys))
-        first = bisect_left(rows, place, key=self._place)
-        last = bisect_right(rows, place, lo=first, key=self._place)
+        """Returns the hands of an image or a frame.
+
+        An image that was once a frame is known by its key alone, whatever frame its rows name.
+        """
+        first, last = self._rows((key, NO_FRAME if frame is None else frame))
+        if frame is None and first == last < len(self.keys) and self.keys[first].as_py() == key:
+            first, last = self._rows(self._place(first))
         hands: list[dict[str, Any]] = self.hands.slice(first, last - first).to_pylist()
         if self.hands.column_names == [JSON]:
             return [json.loads(hand[JSON]) for hand in hands]
         for hand in hands:
             hand.setdefault("bbox", [hand.get(name) for name in "xywh"])
         return hands
+
+    def _rows(self, place: tuple[str, int]) -> tuple[int, int]:
+        rows = range(len(self.keys))
+        first = bisect_left(rows, place, key=self._place)
+        return first, bisect_right(rows, place, lo=first, key=self._place)
 
     def _place(self, row: int) -> tuple[str, int]:
         return self.keys[row].as_py(), int(self.frames[row])
@@ -206,6 +214,26 @@ class Table:
                 f"--boxes {self.uri}: none of its keys (such as {named[0].as_py()!r}) is one of the input's "
                 f"(such as {other!r})"
             )
+
+    def require_apart(self, keys: Iterable[tuple[str, Collection[str]]]) -> None:
+        """Holds the table against keys of each of several inputs.
+
+        Raises:
+            ConfigError: it names a sample of two inputs, which it cannot tell apart.
+        """
+        owner: dict[str, str] = {}
+        twice: dict[str, tuple[str, str]] = {}
+        for uri, some in keys:
+            for key in some:
+                if owner.setdefault(key, uri) != uri:
+                    twice[key] = owner[key], uri
+        named = pc.is_in(pa.array(twice, pa.large_string()), value_set=self._boxes.keys) if twice else ()
+        for (key, (one, other)), is_named in zip(twice.items(), named, strict=True):
+            if is_named.as_py():
+                raise ConfigError(
+                    f"--boxes {self.uri}: its key {key!r} names a sample of {one} and one of {other}; give the folder "
+                    "above them as the input, so that keys tell them apart, or annotate each with a table of its own"
+                )
 
     def require_frames(self, films: Collection[str]) -> None:
         """Holds the table's rows for films against what a film needs; `films` are their keys.

@@ -33,6 +33,10 @@ class Benchmark(Protocol):
     def root(self) -> str:
         """Returns the canonical URI of the benchmark's folder."""
 
+    @property
+    def truth(self) -> tuple[str, ...]:
+        """Returns the files of labels that are there and need not be, as those of a test that came out later."""
+
     def __len__(self) -> int:
         """Returns how many frames the split lists."""
 

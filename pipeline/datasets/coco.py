@@ -46,6 +46,10 @@ class Coco:
     ids: NDArray[np.int64]
     rows: NDArray[np.int64]
 
+    @property
+    def truth(self) -> tuple[str, ...]:
+        return ()
+
     def __len__(self) -> int:
         return len(self.annotations)
 

@@ -54,6 +54,10 @@ class Fpha:
     sequences: tuple[str, ...]
     starts: tuple[int, ...]
 
+    @property
+    def truth(self) -> tuple[str, ...]:
+        return ()
+
     def __len__(self) -> int:
         return self.starts[-1]
 

@@ -35,6 +35,10 @@ class Freihand:
     rows: dict[str, JsonRows]
     versions: int
 
+    @property
+    def truth(self) -> tuple[str, ...]:
+        return tuple(storage.name_of(rows.uri) for name, rows in self.rows.items() if name in _TRUTH)
+
     def __len__(self) -> int:
         return len(self.rows["K"]) * self.versions
 

@@ -48,6 +48,10 @@ class Ho3d:
     xyz: JsonRows | None = None
     verts: JsonRows | None = None
 
+    @property
+    def truth(self) -> tuple[str, ...]:
+        return tuple(storage.name_of(rows.uri) for rows in (self.xyz, self.verts) if rows is not None)
+
     def __len__(self) -> int:
         return len(self.lines)
 

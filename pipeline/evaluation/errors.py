@@ -33,6 +33,7 @@ ABOUT = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("side", pa.string()),
         pa.field("dataset", pa.string()),
+        pa.field("split", pa.string()),
         pa.field("index", pa.int64()),
         pa.field("sequence", pa.string()),
         pa.field("subject", pa.string()),
@@ -149,7 +150,7 @@ def _take(
     if not pairs:
         return
     measured = measure(job, poser, annotations, pairs)
-    found = [pair.row for pair in pairs if pair.row is not None]
+    found = pa.array([pair.row for pair in pairs if pair.row is not None], pa.int64())
     confidence = iter(annotations["confidence"].take(found).to_pylist())
     for number, pair in enumerate(pairs):
         known = pair.truth.is_known
@@ -175,6 +176,7 @@ def _about(job: Measurement, truth: TrueHand) -> dict[str, Any]:
         "hand_index": truth.hand_index,
         "side": "left" if truth.left else "right",
         "dataset": truth.dataset,
+        "split": truth.split,
         "index": truth.index,
         "sequence": truth.sequence,
         "subject": truth.subject,

@@ -74,7 +74,8 @@ def measure(
     """Returns the errors (N,) of pairs by metric: `metric_names`, NaN where a hand has none."""
     count, protocol = len(pairs), PROTOCOLS[job.dataset]
     where = np.array([number for number, pair in enumerate(pairs) if pair.row is not None], np.int64)
-    rows = annotations.take([pair.row for pair in pairs if pair.row is not None])
+    # Of none at all pyarrow would not know the type.
+    rows = annotations.take(pa.array([pair.row for pair in pairs if pair.row is not None], pa.int64()))
     joints, wrists = np.full((count, 21, 3), np.nan), np.full((count, 3), np.nan)
     joints[where], wrists[where] = numbers(rows, "joints", 21, 3), translations(rows)
     vertices = None

@@ -33,12 +33,17 @@ _MARKS: Final = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Whose predictions were measured. method: the name of their row. trained: whether the network was."""
+    """Whose predictions were measured.
+
+    method: the name of their row. trained: whether the network was. crop: which boxes and crop rule they were made
+    with, where those are not the benchmark's own.
+    """
 
     dataset: str
     method: str
     hand_model: str
     trained: bool
+    crop: str | None = None
 
 
 def filled_tables(measured: Measured, summary: Summary) -> list[Table]:
@@ -94,6 +99,17 @@ def remarks(measured: Measured, summary: Summary) -> list[str]:
         named = ", ".join(f"{number} of {name}" for name, number in sorted(strangers.items()))
         found.append(
             f"the labels are {named}, measured as {measured.dataset} is: not comparable with the paper"
+        )
+    if measured.dataset != "shards":
+        splits = ", ".join(sorted(summary.splits))
+        tested = all(name.endswith(("test", "evaluation")) for name in summary.splits)
+        found.append(
+            f"split: {splits}" + ("" if tested else ", which is not for tests: not comparable with the paper")
+        )
+    if measured.crop is not None:
+        found.append(
+            f"the hands were annotated with {measured.crop}, which is not how {measured.dataset} is evaluated: not "
+            "comparable with the paper; `evaluate --weights` cuts them as the authors do"
         )
     if measured.hand_model.startswith("synthetic") and measured.dataset != "shards":
         found.append(

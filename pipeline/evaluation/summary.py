@@ -43,14 +43,15 @@ class WorstHand:
 class Summary:
     """What came of an evaluation, all units together.
 
-    counts: hands by status. reasons: of those without a prediction or truth, by kind. datasets: hands by what their
-    labels say they are of. other_hand_models: hands whose labelled meshes belong to another hand model. placement:
-    every hand's errors of the wrist in camera space, for their medians.
+    counts: hands by status. reasons: of those without a prediction or truth, by kind. datasets, splits: hands by what
+    their labels say they are of. other_hand_models: hands whose labelled meshes belong to another hand model.
+    placement: every hand's errors of the wrist in camera space, for their medians.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     datasets: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
     other_hand_models: Counter[str] = field(default_factory=Counter)
     other_fingertips: int = 0
     overall: Breakdown = field(default_factory=Breakdown)
@@ -139,6 +140,7 @@ def _add(summary: Summary, table: pa.Table) -> None:
     if not table.num_rows:
         return
     summary.datasets.update(name or "unnamed" for name in table["dataset"].to_pylist())
+    summary.splits.update(name or "unnamed" for name in table["split"].to_pylist())
     summary.other_hand_models.update(name for name in table["other_hand_model"].to_pylist() if name)
     summary.other_fingertips += sum(table["other_fingertips"].to_pylist())
     errors = {
@@ -181,6 +183,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "hands": {name: summary.counts[name] for name in (MEASURED, MISSING, NO_TRUTH, REJECTED)},
         "reasons": dict(sorted(summary.reasons.items())),
         "labels_of": dict(sorted(summary.datasets.items())),
+        "splits": dict(sorted(summary.splits.items())),
         "metrics": {
             name: _plain(row) | ({"median": _number(medians[name])} if name in medians else {})
             for name, row in summary.means().items()

@@ -34,6 +34,7 @@ class TrueHand:
     hand_model: str | None
     fingertips: tuple[int, ...] | None
     dataset: str | None
+    split: str | None
     index: int | None
     sequence: str | None
     subject: str | None
@@ -86,6 +87,7 @@ def _true_hand(
         hand_model=model,
         fingertips=tips,
         dataset=_name(label, "dataset"),
+        split=_name(label, "split"),
         index=index if type(index) is int and index >= 0 else None,
         sequence=_name(label, "sequence"),
         subject=_name(label, "subject"),

@@ -22,6 +22,7 @@ from pipeline.synthesis.shards import shard_uri
 
 FILE = "manifest.parquet"
 READS_AT_ONCE = 16
+ROWS_A_GROUP = 100_000  # and more: the footer has a word on every column of every group
 
 
 @dataclass
@@ -41,12 +42,13 @@ def missing(output: str, shards: Sequence[Unit]) -> list[Unit]:
 
 
 def write_manifest(output: str, shards: Sequence[Unit], metadata: dict[str, str]) -> Written:
-    """Writes the accounts of all shards as one table, in order, a row group each; holds it compressed.
+    """Writes the accounts of all shards as one table, in order; holds it compressed.
 
     Raises:
         ConfigError: the account of a shard that is there is missing or damaged.
     """
     written, left, sink = Written(), iter(shards), io.BytesIO()
+    waiting: list[pa.Table] = []
     schema = ACCOUNT.remove(ACCOUNT.get_field_index("dropped"))
     with (
         pq.ParquetWriter(sink, schema.with_metadata(metadata), compression="zstd") as writer,
@@ -61,7 +63,12 @@ def write_manifest(output: str, shards: Sequence[Unit], metadata: dict[str, str]
                 written.hands += rows.num_rows
                 written.pictures += len(pc.unique(rows["member"]))
                 written.weight += pc.sum(rows["weight"]).as_py() or 0.0
-                writer.write_table(rows.select(schema.names).replace_schema_metadata(metadata))
+                waiting.append(rows.select(schema.names).replace_schema_metadata(metadata))
+                if sum(len(table) for table in waiting) >= ROWS_A_GROUP:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
     storage.put(storage.join(output, FILE), sink.getvalue())
     return written
 

@@ -179,9 +179,9 @@ def stored(output: str, fingerprint: str) -> Chosen | None:
     """Returns the selection that is there, None where there is none of this fingerprint."""
     try:
         said = json.loads(storage.read(storage.join(output, FILE)))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
-    return Chosen.from_json(said["chosen"]) if said["fingerprint"] == fingerprint else None
+    return Chosen.from_json(said["chosen"]) if said.get("fingerprint") == fingerprint else None
 
 
 def forget(output: str) -> None:

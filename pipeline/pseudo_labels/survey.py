@@ -182,16 +182,16 @@ def rank(seed: int, instance_id: str) -> int:
 
 def _judged(table: pa.Table, thresholds: Thresholds) -> list[str | None]:
     """Returns why each hand is dropped, None where it is not."""
-    sides, sources = table["side"].to_pylist(), table["source"].to_pylist()
-    least = {pair: thresholds.confidence(pair[1], pair[0]) for pair in set(zip(sides, sources, strict=True))}
+    places = list(zip(*(table[name].to_pylist() for name in ("source", "key", "side")), strict=True))
+    least = {place: thresholds.confidence(*place) for place in set(places)}
     confidence = table["confidence"].to_pylist()
     errors: list[Any] = [None] * table.num_rows
     if thresholds.max_error_mm is not None:
         errors = table["expected_error_mm"].to_pylist()
     found: list[str | None] = []
-    for side, source, sure, error in zip(sides, sources, confidence, errors, strict=True):
+    for place, sure, error in zip(places, confidence, errors, strict=True):
         # What is not known to be good enough is not.
-        if not sure >= least[side, source]:
+        if not sure >= least[place]:
             found.append(UNSURE)
         elif thresholds.max_error_mm is not None and not (error or np.inf) <= thresholds.max_error_mm:
             found.append(TOO_FAR_OFF)

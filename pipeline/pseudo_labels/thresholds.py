@@ -3,20 +3,27 @@
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The least confidence of a side's hands (None: of both sides') in sources that match a glob."""
+    """The least confidence of a side's hands (None: of both sides') in what matches a glob.
+
+    A glob matches a source, or a source and a key below it, as a loose picture has them: as a person writes them,
+    without the escapes of a URI.
+    """
 
     side: str | None
     pattern: str
     least: float
 
-    def applies(self, source: str, side: str) -> bool:
-        return self.side in (None, side) and fnmatch.fnmatchcase(source, self.pattern)
+    def names(self, source: str, key: str) -> bool:
+        """Says whether the glob matches them."""
+        places = (source, unquote(source), f"{unquote(source)}/{key}")
+        return any(fnmatch.fnmatchcase(place, self.pattern) for place in places)
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,11 @@ class Thresholds:
     rules: tuple[Rule, ...] = ()
     max_error_mm: float | None = None
 
-    def confidence(self, source: str, side: str) -> float:
-        """Returns the least confidence that a hand of this side and source (a canonical URI) must have."""
-        applying = [rule.least for rule in self.rules if rule.applies(source, side)]
+    def confidence(self, source: str, key: str, side: str) -> float:
+        """Returns the least confidence that a hand of this side, source (a canonical URI) and key must have."""
+        applying = [
+            rule.least for rule in self.rules if rule.side in (None, side) and rule.names(source, key)
+        ]
         return applying[-1] if applying else self.least
 
 

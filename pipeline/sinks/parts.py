@@ -16,10 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.errors import StorageError
 from pipeline.records import Counts, Unit, from_ipc, to_ipc
 
 # No unit's id can begin like this: a slug has no underscore.
 COMPACTED = "compacted_"
+
+
+class PartGone(StorageError):  # noqa: N818
+    """What other commands read is compacted, or done anew."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,21 @@ def read_file(output: str, folder: str, name: str, columns: Sequence[str] | None
 
 
 def read_table(output: str, folder: str, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
-    """Returns a unit's rows as a table, all columns or some; `folder` is annotations or ledger."""
+    """Returns a unit's rows as a table, all columns or some; `folder` is annotations or ledger.
+
+    Raises:
+        PartGone: the part, which was there, is not there any more.
+    """
+    try:
+        return _read_table(output, folder, part, columns)
+    except FileNotFoundError as error:
+        raise PartGone(
+            f"{part_uri(output, folder, part.file)}: is gone; another command compacts what is there or does it anew, "
+            "wait for its end"
+        ) from error
+
+
+def _read_table(output: str, folder: str, part: Part, columns: Sequence[str] | None) -> pa.Table:
     rows = part.annotations if folder == "annotations" else part.ledger
     if rows is None:
         return read_file(output, folder, part.file, columns)

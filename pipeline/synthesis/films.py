@@ -135,8 +135,18 @@ def write_boxes(output: str, units: Sequence[Unit]) -> str:
         pq.read_table(io.BytesIO(storage.read(truth_uri(output, unit))), columns=columns) for unit in units
     ]
     uri = storage.join(output, BOXES)
-    write_part(uri, pa.concat_tables(table.replace_schema_metadata(None) for table in tables), {})
+    made = pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
+    # Annotations by a table are refused when it was written since, with whatever in it.
+    if not _holds(uri, made):
+        write_part(uri, made, {})
     return uri
+
+
+def _holds(uri: str, table: pa.Table) -> bool:
+    try:
+        return bool(pq.read_table(io.BytesIO(storage.read(uri))).equals(table))
+    except (FileNotFoundError, pa.ArrowException):
+        return False
 
 
 def shoot(

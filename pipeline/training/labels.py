@@ -45,6 +45,11 @@ def hand_count(key: str, label: Any) -> int:
     return len(hands)
 
 
+def has_mano(label: Any) -> bool:
+    """Say whether a label whose hands are a list has pose and shape of one of them."""
+    return any(isinstance(hand, dict) and hand.get("mano") is not None for hand in label["hands"])
+
+
 def hand_model_of(key: str, label: Any) -> str | None:
     """Return the name of the hand model that the label's pose, shape and mesh belong to, if it names one.
 

@@ -1,5 +1,6 @@
 """In which order training sees its samples: a function of the seed, the epoch and the step, and of nothing else."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ class Order:
         """Samples a step, over all workers."""
         return self.lanes * self.micro_batch
 
-    @property
+    @functools.cached_property
     def steps(self) -> int:
         """Steps an epoch."""
         return -(-sum(self.segments) // self.batch)

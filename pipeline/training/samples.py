@@ -57,6 +57,25 @@ class TrainingSamples:
     hand_index: NDArray[np.int32]  # (n,) in the label's `hands`
     keys: tuple[str, ...]
 
+    @classmethod
+    def none(cls, crop_size: int) -> "TrainingSamples":
+        """Return no hands."""
+        return cls(
+            crops=np.zeros((0, crop_size, crop_size, 3), np.uint8),
+            joints_2d=np.zeros((0, 21, 2), np.float32),
+            joints_2d_valid=np.zeros((0, 21), np.bool_),
+            pose=np.zeros((0, 16, 3), np.float32),
+            betas=np.zeros((0, 10), np.float32),
+            has_mano=np.zeros(0, np.bool_),
+            joints_3d=np.zeros((0, 21, 3), np.float32),
+            has_joints_3d=np.zeros(0, np.bool_),
+            weight=np.zeros(0, np.float32),
+            visible=np.zeros((0, 21), np.int8),
+            left=np.zeros(0, np.bool_),
+            hand_index=np.zeros(0, np.int32),
+            keys=(),
+        )
+
     def __len__(self) -> int:
         return len(self.keys)
 

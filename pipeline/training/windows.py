@@ -12,7 +12,7 @@ from model.augmentation import AugmentationRanges
 from pipeline.errors import DataError
 from pipeline.records import Sample, Unit
 from pipeline.sources import webdataset
-from pipeline.training.labels import hand_count, hand_model_of
+from pipeline.training.labels import hand_count, hand_model_of, has_mano
 from pipeline.training.order import Piece, Window
 from pipeline.training.samples import TrainingSamples, concatenate, training_sample
 
@@ -66,11 +66,11 @@ class WindowReader:
         """Returns a window's samples, shuffled.
 
         In training one hand of each picture is drawn, and a picture that cannot be used has another one of the
-        window in its place, so that every micro-batch is full.
+        window in its place, so that every micro-batch is full. A window of validation may hold none.
 
         Raises:
-            TrainingDataError: a label of another hand model, a shard that is no longer what was planned, or not
-                one usable sample.
+            TrainingDataError: a label of another hand model, a shard that is no longer what was planned, or, in
+                training, not one usable sample.
         """
         found: list[TrainingSamples] = []
         skipped: list[str] = []
@@ -82,6 +82,8 @@ class WindowReader:
                     if error.kind == OTHER_HAND_MODEL:
                         raise TrainingDataError(f"{self.segments[piece.segment].input}: {error}") from error
                     skipped.append(f"{self.segments[piece.segment].input}: {sample.key}: {error}")
+        if not found and self.ranges is None:
+            return ReadWindow(TrainingSamples.none(self.crop_size), tuple(skipped))
         if not found:
             first = self.segments[window.pieces[0].segment].input
             raise TrainingDataError(
@@ -118,13 +120,15 @@ class WindowReader:
         if sample.label is None:
             raise DataError("no label", "there is no .json beside the picture")
         named = hand_model_of(sample.key, sample.label)
-        if self.supervise == "all" and named not in (None, self.hand_model):
+        count = hand_count(sample.key, sample.label)
+        # Benchmarks that do not name their hand model have MANO's.
+        unnamed = named is None and self.hand_model.startswith("synthetic") and has_mano(sample.label)
+        if self.supervise == "all" and (unnamed or named not in (None, self.hand_model)):
             raise DataError(
                 OTHER_HAND_MODEL,
-                f"{sample.key}: its pose and shape belong to hand model {named[:20] if named else named}, the run's is "
-                f"{self.hand_model[:20]}; choose --mano accordingly, or --supervise joints",
+                f"{sample.key}: its pose and shape belong to hand model {named[:20] if named else 'MANO'}, the run's "
+                f"is {self.hand_model[:20]}; choose --mano accordingly, or --supervise joints",
             )
-        count = hand_count(sample.key, sample.label)
         if not count:
             raise DataError("no hand", "the label has none")
         chosen: Sequence[int] = range(count)

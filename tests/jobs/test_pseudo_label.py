@@ -20,6 +20,7 @@ from model.mano.synthetic import synthetic_hand
 from pipeline.training.order import Order
 from pipeline.training.windows import WindowReader
 from tests.conftest import REPOSITORY, Handocc
+from tests.pipeline.evaluation.annotated import annotate
 from tests.training_shards import segments
 
 NETWORK = ("--model", "tiny", "--weights", "random:0")
@@ -45,6 +46,26 @@ def require_sums(output: Path) -> dict[str, Any]:
     )
     assert {*rows["shard"].to_pylist()} == {path.name for path in output.glob("pseudo-*.tar")}
     return manifest
+
+
+def test_what_another_command_wrote_is_not_overwritten(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotated = annotate(shards, tmp_path / "annotated")
+    before = (annotated / "job.json").read_bytes()
+    command = ["pseudo-label", "--predictions", str(annotated), "--output", str(annotated), "--overwrite"]
+    assert main([*command, "--min-confidence", "0"]) == 2
+    assert "is an output of `handocc annotate`; use another --output" in capsys.readouterr().err
+    assert (annotated / "job.json").read_bytes() == before
+
+
+def test_inputs_in_the_output_are_refused(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shards, tmp_path / "in")
+    command = ["pseudo-label", f"{tmp_path}/in/*.tar", "--output", f"{tmp_path}/in", "--min-confidence", "0"]
+    assert main([*command, *NETWORK]) == 2
+    assert "lies in it; use another" in capsys.readouterr().err
 
 
 @pytest.mark.ray

@@ -74,6 +74,9 @@ def test_overwriting_removes_what_another_job_made_and_goes_on_when_it_is_repeat
     # All is there: no cluster is started.
     assert main([*command, "3"]) == 0
     assert left() == set(own)
+    assert main([*command, "2"]) == 2, "the third would stay beside the two"
+    assert "an earlier command made it for another --count" in capsys.readouterr().err
+    assert left() == set(own)
     assert main([*command, "2", "--overwrite"]) == 0
     assert left() == set(own[:2])
     assert "0 pictures" in capsys.readouterr().err

@@ -123,6 +123,30 @@ def test_a_table_that_names_a_film_must_name_its_frames(tmp_path: Path) -> None:
     boxes.choose(str(tmp_path / "u.csv"), None).require_frames({"b.mp4", "c.mp4"})
 
 
+def test_a_picture_that_was_a_frame_is_known_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "key,frame_index,x,y,w,h,side\n7.jpg,7,1,2,3,4,left\n7.jpg,7,2,2,3,4,\n8.jpg,8,3,2,3,4,left\n"
+    )
+    table = boxes.choose(str(tmp_path / "t.csv"), "right")
+    found = table.find(Sample("7.jpg"), IMAGE)
+    assert [(hand.bbox[0], hand.side) for hand in found if isinstance(hand, HandBox)] == [
+        (1, "left"),
+        (2, "right"),
+    ]
+    assert table.asked(Sample("6.jpg")) == table.asked(Sample("9.jpg")) == 0
+
+
+def test_a_key_that_names_samples_of_two_inputs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("key,x,y,w,h,side\n1.jpg,1,2,3,4,left\n")
+    table = boxes.choose(str(tmp_path / "t.csv"), None)
+    assert isinstance(table, Table)
+    table.require_apart([("a", ["1.jpg", "2.jpg"]), ("b", ["2.jpg"])])
+    with pytest.raises(
+        ConfigError, match=r"its key '1\.jpg' names a sample of a and one of b; give the folder above"
+    ):
+        table.require_apart([("a", ["1.jpg"]), ("b", ["2.jpg", "1.jpg"])])
+
+
 def test_a_table_gives_every_place_its_rows_in_their_order(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     keys = rng.integers(-20, 20, 500)

@@ -153,6 +153,14 @@ def test_labels_without_a_truth_or_none_at_all_are_counted_apart(shards: Path, t
     assert summary.reasons == {"bad label": 2}
 
 
+def test_units_of_which_nothing_was_predicted_are_measured_as_missing(shards: Path, tmp_path: Path) -> None:
+    predictions = annotate(shards, tmp_path / "predictions", lambda _key, _hand: None)
+    measured = measure(shards, predictions, tmp_path / "out")
+    rows = errors(measured)
+    assert {row["status"] for row in rows} == {"missing"}
+    assert summarise(measured.output, measured.units, 0).evaluated == len(rows) > 0
+
+
 def test_the_worst_hands_are_those_with_the_largest_errors(shards: Path, tmp_path: Path) -> None:
     bend = iter(range(100))
 

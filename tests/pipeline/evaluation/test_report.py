@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.evaluation.report import Measured, filled_tables, headlines, table_file
+from pipeline.evaluation.report import Measured, filled_tables, headlines, remarks, table_file
 from pipeline.evaluation.summary import Summary
 from pipeline.evaluation.tables import to_text
 
@@ -40,3 +40,15 @@ def test_our_rows_stand_below_the_papers_and_say_whose_they_are() -> None:
     assert "2 hands with a truth" in text
     # Which joint the root is, the benchmarks do not agree upon.
     assert "joints, root on root" in text
+
+
+def test_what_cannot_be_compared_with_the_paper_is_said() -> None:
+    made = summary()
+    made.splits["s0_test"] = 2
+    assert remarks(Measured("dexycb", "ours", "hand", True), made) == ["split: s0_test"]
+    made.splits["s0_train"] = 1
+    split, crop = remarks(Measured("dexycb", "ours", "hand", True, crop="--boxes given"), made)
+    assert split == "split: s0_test, s0_train, which is not for tests: not comparable with the paper"
+    assert crop.startswith(
+        "the hands were annotated with --boxes given, which is not how dexycb is evaluated"
+    )

@@ -31,10 +31,13 @@ from tests.pipeline.pseudo_labels.made import ALL, parts_of, pseudo_label
 
 def test_the_last_rule_that_applies_says_how_sure_a_hand_must_be() -> None:
     limits = thresholds(0.5, ("left:*=0.6", "*/night/*=0.8", "right:*.mp4=0.1"), None)
-    assert limits.confidence("s3://b/day/a.tar", "right") == 0.5
-    assert limits.confidence("s3://b/day/a.tar", "left") == 0.6
-    assert limits.confidence("s3://b/night/a.mp4", "left") == 0.8
-    assert limits.confidence("s3://b/night/a.mp4", "right") == 0.1
+    assert limits.confidence("s3://b/day/a.tar", "1", "right") == 0.5
+    assert limits.confidence("s3://b/day/a.tar", "1", "left") == 0.6
+    assert limits.confidence("s3://b/night/a.mp4", "a.mp4", "left") == 0.8
+    assert limits.confidence("s3://b/night/a.mp4", "a.mp4", "right") == 0.1
+    assert limits.confidence("file:///photos", "night/1.jpg", "right") == 0.8, "a picture in a folder"
+    accented = thresholds(0.5, ("*/été/*=0.9",), None)
+    assert accented.confidence("file:///%C3%A9t%C3%A9/a.mp4", "a.mp4", "left") == 0.9
 
 
 @pytest.mark.parametrize("rule", ["left", "=0.5", "left:=0.5", "*=2", "*=high"])

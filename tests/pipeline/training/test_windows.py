@@ -156,3 +156,18 @@ def test_a_window_without_one_usable_picture_ends_the_training(shards: Path, tmp
     shard = changed(good, tmp_path / "s.tar", {f"{index:08d}.jpg": broken for index in range(12)})
     with pytest.raises(TrainingDataError, match=r"s\.tar: not one sample of 12 can be used"):
         one_window(shard)
+    read = ReadWindow.from_row(one_window(shard, ranges=None).to_row())
+    assert len(read.samples) == 0, "of validation it is one of many"
+    assert len(read.skipped) == 12
+
+
+def test_labels_that_name_no_hand_model_have_manos(shards: Path, tmp_path: Path) -> None:
+    good = sorted(shards.glob("*.tar"))[0]
+    shard = changed(good, tmp_path / "s.tar", {"00000003.json": label("hand_model", None)})
+    with pytest.raises(
+        TrainingDataError, match="its pose and shape belong to hand model MANO, the run's is synth"
+    ):
+        one_window(shard)
+    assert len(one_window(shard, supervise="joints").samples) == 12
+    only_joints = {"00000003.json": lambda data: hand("mano", None)(label("hand_model", None)(data))}
+    assert len(one_window(changed(good, shard, only_joints)).samples) == 12
