@@ -33,7 +33,7 @@ from pipeline.units import Settled, within
 
 ENOUGH_TO_JUDGE = 100
 UNITS_TO_MATCH = 256
-INPUTS_TO_MATCH = 64
+INPUTS_TO_MATCH = 64  # where keys begin anew in every input, the first few tell
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pipeline import lease, storage
 from pipeline.annotation import Annotation
 from pipeline.errors import ConfigError
 from pipeline.evaluation.crops import EVALUATION_CROPS
-from pipeline.evaluation.errors import MISSING, REJECTED, evaluation_flow
+from pipeline.evaluation.errors import ERRORS_VERSION, MISSING, REJECTED, evaluation_flow
 from pipeline.evaluation.hands import HandPoser
 from pipeline.evaluation.matching import MatchedUnit, match_units
 from pipeline.evaluation.measurement import Measurement
@@ -278,6 +278,7 @@ def _content(options: Options, to_measure: ToMeasure) -> dict[str, Any]:
         raise ConfigError(f"--baseline {options.baseline} needs --mano: the annotations' own hand model")
     return {
         "schema_version": SCHEMA_VERSION,
+        "errors_version": ERRORS_VERSION,
         "dataset": options.dataset,
         "predictions": to_measure.uri,
         "predictions_fingerprint": to_measure.fingerprint,

@@ -79,8 +79,9 @@ def run(options: Options) -> int:
         job = record.job("prepare", options, content) | {"remarks": remarks}
         record.write(output, "job.json", job)
         left = _left(units, accounts(output, units), options.retry_rejected)
-        # A new ledger beside an old shard would say that all is done.
-        storage.delete_all(shard_uri(output, unit) for unit in left if options.retry_rejected)
+        if options.retry_rejected:
+            # A new ledger beside an old shard would say that all is done.
+            storage.delete_all(shard_uri(output, unit) for unit in left)
         outcome = _carry_out(output, benchmark, models, left, options.address)
         done = accounts(output, units).values()
         total = sum((account.counts for account in done), Counts())

@@ -23,7 +23,7 @@ from pipeline.pseudo_labels.datasheet import Datasheet, write_datasheet
 from pipeline.pseudo_labels.labels import Belongings
 from pipeline.pseudo_labels.manifest import Written, fates, missing, write_manifest
 from pipeline.pseudo_labels.near_duplicates import Motion
-from pipeline.pseudo_labels.selection import KEPT, Balance, Chosen, forget, select, store, stored
+from pipeline.pseudo_labels.selection import KEPT, Balance, Chosen, forget_selection, select, store, stored
 from pipeline.pseudo_labels.shards import FOLDER as ACCOUNTS
 from pipeline.pseudo_labels.shards import PREFIX, Frames, ShardWriter, plan_shards, shards_flow
 from pipeline.pseudo_labels.survey import UNREADABLE, Survey, survey_flow, surveyed
@@ -32,6 +32,7 @@ from pipeline.records import Unit
 from pipeline.sinks.parts import Part, committed, read_metadata
 from pipeline.units import load_plan
 
+VERSION = "2"  # of the rules by which hands are kept
 PREDICTIONS = "predictions"
 NOT_STATED = "not stated"
 _WRITTEN = re.compile(rf"({re.escape(PREFIX)}\d+-\d+\.tar|{ACCOUNTS}/{re.escape(PREFIX)}\d+-\d+\.parquet)")
@@ -238,6 +239,7 @@ def _content(options: Options, annotated: Annotated) -> dict[str, Any]:
         for unit in annotated.units
     ]
     return {
+        "version": VERSION,
         **json.loads(json.dumps({name: getattr(options, name) for name in names})),
         "predictions_fingerprint": annotated.job["fingerprint"],
         "annotations": f"{len(units)} units, {hashlib.sha256(chr(10).join(units).encode()).hexdigest()[:16]}",
@@ -248,7 +250,7 @@ def _forget(output: str) -> None:
     """Removes what another job chose and wrote there; annotations and surveys are held to fingerprints of their own."""
     for name in ("manifest.json", "manifest.parquet", "datasheet.html"):
         storage.delete(storage.join(output, name))
-    forget(output)
+    forget_selection(output)
     # The shards, which vouch for their accounts, go first. What has another name is somebody else's.
     for file in sorted(storage.list_files(output), key=lambda file: not file.uri.endswith(".tar")):
         if _WRITTEN.fullmatch(storage.key_below(output, file.uri)):
@@ -259,6 +261,7 @@ def _survey(options: Options, output: str, annotated: Annotated, limits: Thresho
     """Surveys the annotated units that are not surveyed yet."""
     about = {
         "predictions": annotated.job["fingerprint"],
+        "version": VERSION,
         "thresholds": asdict(limits),
         "seed": options.seed,
         "hashes": options.equal_bits >= 0,
@@ -276,19 +279,19 @@ def _survey(options: Options, output: str, annotated: Annotated, limits: Thresho
     left = [unit for unit in annotated.units if unit.unit_id not in done]
     if left:
         say(f"surveying the hands of {len(left)} units")
-        forget(output)
+        forget_selection(output)
         work.carry_out(lambda _: survey_flow(survey), left, address=options.address)
 
 
 def _note_idle(limits: Thresholds, units: Sequence[Unit]) -> None:
-    """Says which rules apply to none of the sources; of a folder's pictures nobody knows before they are surveyed."""
-    if any(unit.source == "images" for unit in units):
+    """Says which rules apply to none of the films; what keys other sources hold nobody knows before they are read."""
+    if any(unit.source != "video" for unit in units):
         return
     sources = {unit.input for unit in units}
     for rule in limits.rules:
         if sources and not any(rule.names(source, "") for source in sources):
             say(
-                f"note: --min-confidence-of: {rule.pattern} matches none of the sources, such as {min(sources)}"
+                f"note: --min-confidence-of: {rule.pattern} matches none of the films, such as {min(sources)}"
             )
 
 

@@ -167,7 +167,8 @@ def _metadata(settings: Settings, job: Mapping[str, Any]) -> dict[str, str]:
         "min_frames": str(settings.min_frames),
         "smoothing_s": f"{settings.smoothing_s:g}",
         "smoothing": "local linear, Gaussian in time and weighted by confidence, zero phase; rotations in the tangent "
-        "space at their running mean; axis-angle within [0, pi]",
+        "space at their running mean; axis-angle within [0, pi]; samples far from that line (rotations by 60 degrees, "
+        "joints_2d by half a hand, translation by 0.2 m) count for next to nothing in it",
         "betas": "one per track: Huber mean weighted by confidence",
         "joints": "of the hand model with the row's parameters; raw values: annotations, by instance_id",
     }

@@ -105,6 +105,7 @@ def run(options: Options) -> int:
     micro = _micro_batch(options, batch)
     workers = staff.asked(options.workers)
     output = storage.canonical(options.output)
+    record.require_own(output, "train")
     start = None if options.weights is None else read_weights(options.weights)
     trunk = None if options.trunk is None else read_file(options.trunk, "--trunk")
     hand_model, remarks = _hand_model(options)

@@ -3,6 +3,7 @@
     HandoccError
     ├── ConfigError   this request cannot be met; it stops the job before anything moves (exit status 2)
     │   └── StorageError   a place that it names refuses or, after all retries, does not answer
+    │       └── PartGone   what a job reads was taken away under it (pipeline.sinks.parts)
     ├── Interrupted   the job ended in the middle and can go on from there (exit status 3)
     └── DataError     this record cannot be used; it ends in the ledger and the job goes on
 

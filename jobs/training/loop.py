@@ -44,7 +44,7 @@ def train(config: Mapping[str, Any]) -> None:
         return  # restarted after a failure that no restart can mend
     try:
         _Worker(task, board).run()
-    except TrainingError as error:
+    except (TrainingError, TrainingDataError) as error:
         board.give_up(str(error))
         raise
     except ray.exceptions.RayTaskError as error:

@@ -50,7 +50,7 @@ def plan(output: str, name: str, arguments: Sequence[str]) -> list[Unit]:
 
 
 def hand_model_named(arguments: Sequence[str]) -> str | None:
-    """Returns the hand model that the first sample of the first shard names."""
+    """Returns the hand model that the first sample of all names, None where there is no sample or it names none."""
     for shard in _shards(arguments):
         segments = _segments(shard, webdataset.probe(shard))
         try:
@@ -79,7 +79,7 @@ def _shards(arguments: Sequence[str], note: Callable[[str], object] = lambda _: 
 def _segments(shard: Input, extent: Extent) -> list[Unit]:
     if not extent.keys and extent.damage:
         raise ConfigError(f"{shard.uri}: nothing of it can be read ({extent.damage}); leave it out")
-    return [planned.unit for planned in cut(shard, extent, SEGMENT)]
+    return [planned.unit for planned in cut(shard, extent, SEGMENT)] if extent.keys else []
 
 
 def _known(stored: str) -> dict[tuple[str, str], list[Unit]]:

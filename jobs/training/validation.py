@@ -65,7 +65,8 @@ def validate(
         for share in shares:
             sums.merge(share)
     if task.validation and not sums.samples:
-        raise TrainingDataError(f"--validation: not one of its samples can be used; first: {skipped[:1]}")
+        why = f"; the first: {skipped[0]}" if skipped else ""
+        raise TrainingDataError(f"--validation: not one of its samples can be used{why}")
     sheet = render.sheet(_folded(rows), tile=192) if rows else None
     return Validation(_chosen(sums.result()), sheet, skipped)
 

@@ -231,8 +231,8 @@ class Table:
         for (key, (one, other)), is_named in zip(twice.items(), named, strict=True):
             if is_named.as_py():
                 raise ConfigError(
-                    f"--boxes {self.uri}: its key {key!r} names a sample of {one} and one of {other}; give the folder "
-                    "above them as the input, so that keys tell them apart, or annotate each with a table of its own"
+                    f"--boxes {self.uri}: its key {key!r} names a sample of {one} and one of {other}; annotate each "
+                    "with a table of its own, or, of pictures and films, name the folder above them"
                 )
 
     def require_frames(self, films: Collection[str]) -> None:

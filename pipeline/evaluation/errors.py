@@ -24,6 +24,7 @@ MEASURED, MISSING, NO_TRUTH, REJECTED = "measured", "missing", "no_truth", "reje
 # Hands whose meshes are held at once.
 BATCH = 256
 
+ERRORS_VERSION = 2
 ABOUT = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),

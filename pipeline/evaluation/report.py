@@ -100,7 +100,7 @@ def remarks(measured: Measured, summary: Summary) -> list[str]:
         found.append(
             f"the labels are {named}, measured as {measured.dataset} is: not comparable with the paper"
         )
-    if measured.dataset != "shards":
+    if measured.dataset != "shards" and summary.splits:
         splits = ", ".join(sorted(summary.splits))
         tested = all(name.endswith(("test", "evaluation")) for name in summary.splits)
         found.append(

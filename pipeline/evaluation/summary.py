@@ -136,11 +136,11 @@ def _add(summary: Summary, table: pa.Table) -> None:
     for status, reason in zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True):
         if status in (MISSING, REJECTED):
             summary.reasons[(reason or status).split(":", 1)[0]] += 1
+    summary.splits.update(name for name in table["split"].to_pylist() if name)
     table = table.filter(pc.is_in(table["status"], pa.array([MEASURED, MISSING])))
     if not table.num_rows:
         return
     summary.datasets.update(name or "unnamed" for name in table["dataset"].to_pylist())
-    summary.splits.update(name or "unnamed" for name in table["split"].to_pylist())
     summary.other_hand_models.update(name for name in table["other_hand_model"].to_pylist() if name)
     summary.other_fingertips += sum(table["other_fingertips"].to_pylist())
     errors = {

@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -93,15 +93,15 @@ class Chosen:
             sums[reason] += number
         return {reason: sums[reason] for reason in REASONS}
 
-    def to_json(self) -> str:
+    def plain(self) -> dict[str, Any]:
+        """Returns it as JSON holds it."""
         counts = [[*place, number] for place, number in sorted(self.counts.items())]
-        return json.dumps({**vars(self), "counts": counts}, sort_keys=True)
+        return {**vars(self), "counts": counts}
 
     @classmethod
-    def from_json(cls, text: str) -> "Chosen":
-        found = json.loads(text)
-        found["counts"] = Counter({(side, source, what): n for side, source, what, n in found["counts"]})
-        return cls(**found)
+    def of_plain(cls, found: Mapping[str, Any]) -> "Chosen":
+        counts = Counter({(side, source, what): n for side, source, what, n in found["counts"]})
+        return cls(**{**found, "counts": counts})
 
 
 @dataclass
@@ -170,8 +170,8 @@ def store(
                 chosen.shards += 1
         storage.put(_rows_uri(output, number), sink.getvalue())
     chosen.examples = _examples(units, hands, examples)
-    said = {"fingerprint": fingerprint, "chosen": chosen.to_json()}
-    storage.put(storage.join(output, FILE), json.dumps(said).encode())
+    said = {"fingerprint": fingerprint, "chosen": chosen.plain()}
+    storage.put(storage.join(output, FILE), json.dumps(said, sort_keys=True).encode())
     return chosen
 
 
@@ -181,10 +181,10 @@ def stored(output: str, fingerprint: str) -> Chosen | None:
         said = json.loads(storage.read(storage.join(output, FILE)))
     except (FileNotFoundError, ValueError):
         return None
-    return Chosen.from_json(said["chosen"]) if said.get("fingerprint") == fingerprint else None
+    return Chosen.of_plain(said["chosen"]) if said.get("fingerprint") == fingerprint else None
 
 
-def forget(output: str) -> None:
+def forget_selection(output: str) -> None:
     """Removes the selection that is there, first what says that all is decided."""
     storage.delete(storage.join(output, FILE))
     rows = storage.list_files(storage.join(output, ROWS))

@@ -1,4 +1,4 @@
-"""How sure a hand must be to become a label: one confidence for all, and others for a side or for some sources."""
+"""How sure a hand must be to become a label: one confidence for all, others for a side, sources or pictures."""
 
 import fnmatch
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ COMPACTED = "compacted_"
 
 
 class PartGone(StorageError):  # noqa: N818
-    """What other commands read is compacted, or done anew."""
+    """A part that was there when it was listed is gone: another command compacts the output, or does it anew."""
 
 
 @dataclass(frozen=True)

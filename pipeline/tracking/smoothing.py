@@ -97,7 +97,11 @@ def smooth(values: Floats, window: Windows) -> Floats:
 def smooth_points(
     points: Floats, times: Floats, weights: Floats, strength_s: float, farthest: float
 ) -> Floats:
-    """Smooths points (N, D). times, strength_s: as in `windows`; farthest: as in `_doubting`."""
+    """Smooths points (N, D).
+
+    times, strength_s: as in `windows`. farthest: a point so far from its neighbours' line counts for next to nothing
+    in theirs, unless six times the usual is farther; a nearer one counts the less the farther it is.
+    """
 
     weights = np.maximum(weights, LEAST_WEIGHT)
 
@@ -117,8 +121,9 @@ def smooth_points(
 def smooth_rotations(axis_angle: Floats, times: Floats, weights: Floats, strength_s: float) -> Floats:
     """Smooths rotations (N, J, 3), each joint's in the tangent space at its running mean; angles come within [0, π].
 
-    times, strength_s: as in `windows`. A frame in which the hand was seen the wrong way round bends none of
-    its neighbours. Rotations of a window must be less than π from its mean; axis-angle vectors of any angle are taken.
+    times, strength_s: as in `windows`. A frame that is far from its neighbours' line, as one is in which the hand was
+    seen the wrong way round, counts the less in theirs the farther it is. Rotations of a window must be less than π
+    from its mean; axis-angle vectors of any angle are taken.
     """
     turns = [
         _smooth_turns(Rotation.from_rotvec(axis_angle[:, joint]), times, weights, strength_s).as_rotvec()
@@ -153,7 +158,11 @@ def _medoids(count: int, apart: Callable[[Ints], Floats]) -> Ints:
     few = min(MEDOID_OF, count)
     first = np.clip(np.arange(count) - few // 2, 0, count - few)
     about = first[:, None] + np.arange(few)
-    return np.asarray(about[np.arange(count), apart(about).sum(axis=2).argmin(axis=1)], np.int64)
+    step = AT_ONCE // few**2
+    nearest = [
+        apart(about[start : start + step]).sum(axis=2).argmin(axis=1) for start in range(0, count, step)
+    ]
+    return np.asarray(about[np.arange(count), np.concatenate(nearest)], np.int64)
 
 
 def _doubting(
@@ -171,7 +180,7 @@ def _doubting(
     smoothed = start
     for _ in range(1 + DOUBTS):
         away = off(smoothed)
-        limit = max(farthest, 6 * float(np.median(away)))
+        limit = max(farthest, 6 * float(np.median(away)), np.finfo(np.float64).tiny)
         if smoothed is not start and away.max() < 0.1 * limit:
             break
         smoothed = line(np.maximum(NEXT_TO_NOTHING, 1 - (away / limit) ** 2) ** 2, smoothed)

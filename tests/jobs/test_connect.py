@@ -135,7 +135,8 @@ def test_a_cluster_that_will_not_do_is_refused_before_the_output_is_touched(
     for name in names:
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_bytes(b"of another job")
-    (tmp_path / "out" / "job.json").write_text('{"command": "annotate", "fingerprint": "f"}')
+    earlier = {"command": command.split()[0], "content": {}, "fingerprint": "f"}
+    (tmp_path / "out" / "job.json").write_text(json.dumps(earlier))
     assert main([*command.split(), "--output", "out", "--overwrite"]) == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
     left = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}

@@ -95,6 +95,23 @@ def test_a_cuda_graph_needs_a_gpu(tmp_path: Path, good: Path, train: Callable[..
     assert not (tmp_path / "out" / "job.json").exists()
 
 
+def test_a_validation_set_of_which_nothing_can_be_used_ends_the_run_by_name(
+    tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]
+) -> None:
+    changed(good, tmp_path / "in" / "a.tar", {})
+    with tarfile.open(good) as archive:
+        pictures = [name for name in archive.getnames() if name.endswith(".jpg")]
+    (tmp_path / "validation").mkdir()
+    changed(good, tmp_path / "validation" / "a.tar", dict.fromkeys(pictures, broken))
+    status, said = train("--steps", "1", "--validation", str(tmp_path / "validation"))
+    assert status == 2
+    last = said.splitlines()[-1]
+    assert last.startswith(
+        "handocc train: --validation: not one of its samples can be used; the first: file://"
+    )
+    assert "unreadable image" in last
+
+
 def test_an_empty_shard_is_named(tmp_path: Path, good: Path, train: Callable[..., tuple[int, str]]) -> None:
     tarfile.open(tmp_path / "in" / "a.tar", "w").close()
     status, said = train("--steps", "1", "--mano", "synthetic")

@@ -142,7 +142,7 @@ def test_a_key_that_names_samples_of_two_inputs_is_refused(tmp_path: Path) -> No
     assert isinstance(table, Table)
     table.require_apart([("a", ["1.jpg", "2.jpg"]), ("b", ["2.jpg"])])
     with pytest.raises(
-        ConfigError, match=r"its key '1\.jpg' names a sample of a and one of b; give the folder above"
+        ConfigError, match=r"its key '1\.jpg' names a sample of a and one of b; annotate each with"
     ):
         table.require_apart([("a", ["1.jpg"]), ("b", ["2.jpg", "1.jpg"])])
 

@@ -178,7 +178,7 @@ def test_a_selection_of_several_files_is_read_as_one_of_a_single_file(
     assert len(list((tmp_path / "several" / "selection").iterdir())) == (several.chosen.shards + 1) // 2 > 1
     assert several.labels == single.labels
     (tmp_path / "several" / "selection" / "mine.parquet").touch()
-    selection.forget(str(tmp_path / "several"))
+    selection.forget_selection(str(tmp_path / "several"))
     assert [path.name for path in (tmp_path / "several").glob("selection*/*")] == ["mine.parquet"]
     assert stored(str(tmp_path / "several"), "f") is None
 
