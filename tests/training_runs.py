@@ -1,5 +1,6 @@
 """Runs of training as processes: how they are started, watched and held against each other."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -58,11 +59,15 @@ def checkpointed(output: str) -> bool:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Yields the processes that a process has started, and theirs."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield int(child)
-            yield from descendants(int(child))
+    """Yields the processes that a process has started, and theirs; one that ends meanwhile has none."""
+    children = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                children += (task / "children").read_text().split()
+    for child in children:
+        yield int(child)
+        yield from descendants(int(child))
 
 
 def training_workers(pid: int) -> list[int]:
