@@ -46,7 +46,8 @@ class Boxes:
     def at(self, key: str, frame: int | None) -> list[dict[str, Any]]:
         """Returns the hands of an image or a frame.
 
-        An image that was once a frame is known by its key alone, whatever frame its rows name.
+        An image that was once a frame is known by its key alone, whatever frame its rows name; where they name several,
+        it is the first of them.
         """
         first, last = self._rows((key, NO_FRAME if frame is None else frame))
         if frame is None and first == last < len(self.keys) and self.keys[first].as_py() == key:

@@ -102,7 +102,6 @@ def smooth_points(
     times, strength_s: as in `windows`. farthest: a point so far from its neighbours' line counts for next to nothing
     in theirs, unless six times the usual is farther; a nearer one counts the less the farther it is.
     """
-
     weights = np.maximum(weights, LEAST_WEIGHT)
 
     def line(trust: Floats, _: Floats) -> Floats:
@@ -133,7 +132,7 @@ def smooth_rotations(axis_angle: Floats, times: Floats, weights: Floats, strengt
 
 
 def _smooth_turns(observed: Rotation, times: Floats, weights: Floats, strength_s: float) -> Rotation:
-    weights = np.maximum(weights, LEAST_WEIGHT)
+    weights, quaternions = np.maximum(weights, LEAST_WEIGHT), observed.as_quat()
 
     def line(trust: Floats, start: Rotation) -> Rotation:
         return _smoothed(observed, start, windows(times, weights * trust, strength_s))
@@ -142,7 +141,7 @@ def _smooth_turns(observed: Rotation, times: Floats, weights: Floats, strength_s
         return np.asarray((smoothed.inv() * observed).magnitude(), np.float64)
 
     def apart(about: Ints) -> Floats:
-        some = observed.as_quat()[about]
+        some = quaternions[about]
         cosines = np.abs(np.einsum("nad,nbd->nab", some, some))
         return np.asarray(2 * np.arccos(np.minimum(cosines, 1.0)), np.float64)
 
