@@ -103,7 +103,7 @@ def run(options: Options) -> int:
     _check(options)
     choice = choose_model(options.model, options.weights, options.mano)
     job = annotation(options, choice)
-    choice = replace(choice, remarks=(*choice.remarks, *job.cameras.remarks))
+    choice = replace(choice, remarks=(*choice.remarks, *job.remarks))
     output = storage.canonical(options.output)
     inputs, passed_over = find_inputs(options.inputs, output=output, note=say, look_into_tables=True)
     if isinstance(job.boxes, Table):

@@ -15,9 +15,11 @@ from model.weights import LoadedWeights, add_calibration, load_weights
 from pipeline import lease, storage
 from pipeline.calibration import (
     Calibration,
+    beside,
     feature_names,
     fit_curve,
     held_out,
+    origin_of,
     require_learnable,
 )
 from pipeline.errors import ConfigError
@@ -35,7 +37,8 @@ class Options:
     """Learns from labelled shards what an annotation's quality columns say of its error, and how well they say it."""
 
     predictions: str = option(
-        help="an output of annotate (--boxes given) of these shards; with --tta it learns a second curve"
+        help="an output of annotate of these shards; with --tta it learns a second curve, and what it learns in given "
+        "boxes and in those of --boxes detect stands side by side in the weights"
     )
     data: tuple[str, ...] = option(help="the labelled shards: what prepare or synthesize wrote")
     output: str = option(
@@ -169,8 +172,8 @@ def _graded(options: Options, predicted: Predicted, output: str) -> GradedHands:
 def _names(predicted: Predicted) -> list[tuple[str, ...]]:
     """Returns the features of each curve that can be learnt; a curve's are the first of the next one's."""
     content = predicted.job["content"]
-    head = content["model"].get("error_head", False)
-    return [feature_names(error_head=head, tta=tta) for tta in sorted({False, content["tta"]})]
+    head, origin = content["model"].get("error_head", False), origin_of(content["boxes"])
+    return [feature_names(error_head=head, origin=origin, tta=tta) for tta in sorted({False, content["tta"]})]
 
 
 def _learn(options: Options, predicted: Predicted, graded: GradedHands) -> tuple[Calibration, list[HeldOut]]:
@@ -191,6 +194,7 @@ def _learn(options: Options, predicted: Predicted, graded: GradedHands) -> tuple
         tensors_sha256=conventions["weights_tensors_sha256"],
         model=conventions["model"],
         hand_model=predicted.job["hand_model"],
+        boxes=origin_of(predicted.job["content"]["boxes"]),
         learnt_on=", ".join(sorted(storage.redacted(uri) for uri in options.data)),
         hands=len(graded.errors_mm),
         curves=tuple(curves),
@@ -214,15 +218,16 @@ def _write(
         storage.put(storage.join(output, name), png(picture))
     metrics = {
         "threshold_mm": threshold,
+        "boxes": calibration.boxes,
         "hands": {"measured": graded.measured, "used": len(errors)},
         "good": float((errors < threshold).mean()),
         "pa_mpjpe_mm": float(errors.mean()),
         "held_out": {each.name: judge(each, errors, threshold) for each in shown},
     }
     record.write(output, "metrics.json", metrics)
-    content = calibration.to_json()
-    record.write(output, "calibration.json", content)
+    record.write(output, "calibration.json", beside({}, calibration))
     if weights is not None:
+        content = beside(weights.loaded.calibration or {}, calibration)
         data = add_calibration(
             weights.data, content, config=weights.loaded.config, hand_model_name=calibration.hand_model
         )

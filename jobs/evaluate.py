@@ -177,7 +177,8 @@ def run(options: Options) -> int:
     if submission is not None:
         print(f"submission: {submission.uri}")
     print(f"results: {output}")
-    return exits.REJECTS if summary.counts[MISSING] or summary.counts[REJECTED] else exits.DONE
+    lost = summary.counts[MISSING] - summary.not_found
+    return exits.REJECTS if lost or summary.counts[REJECTED] else exits.DONE
 
 
 def _other_crop(dataset: str, predicted: Predicted) -> str | None:
@@ -299,6 +300,7 @@ def _measurement(
         hand_model_name=predicted.job["hand_model"],
         fingertips=tuple(int(tip) for tip in tips),
         has_vertices=bool(predicted.job["content"].get("vertices")),
+        boxes_given=predicted.boxes_given,
         baseline=options.baseline != "none",
         fingerprint=fingerprint,
     )

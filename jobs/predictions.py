@@ -35,21 +35,26 @@ class Predicted:
     job: Mapping[str, Any]
     hand_model: HandModel | None
 
+    @property
+    def boxes_given(self) -> bool:
+        """Says whether its boxes were the labels' own, hand by hand."""
+        return str(self.job["content"].get("boxes")).startswith("given")
+
 
 def stored(output: str, mano: str | None) -> Predicted:
     """Returns an output of annotate that can be held against labels.
 
     Raises:
-        ConfigError: it is none, its boxes are not the labels', or `mano` is not its hand model.
+        ConfigError: it is none, has no boxes, or `mano` is not its hand model.
     """
     uri = storage.canonical(output)
     job = record.of_annotate(uri)
-    boxes, name = str(job["content"].get("boxes")), job["hand_model"]
-    if not boxes.startswith("given"):
+    if job["content"].get("boxes") == "whole":
         raise ConfigError(
-            f"--predictions {output}: annotated with --boxes {boxes}, so that nobody knows which hand is which of the "
-            "labels'; annotate with --boxes given"
+            f"--predictions {output}: annotated with --boxes whole, so that nobody knows which of the labelled hands "
+            "is meant; annotate with --boxes given, detect or a table"
         )
+    name = job["hand_model"]
     if mano is None:
         hand_model = synthetic_hand()
         return Predicted(uri, job, hand_model if hand_model.name == name else None)

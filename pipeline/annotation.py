@@ -13,7 +13,7 @@ from model.mano.joints import JOINT_NAMES
 from model.predictor import Precision
 from model.weights import LoadedWeights
 from pipeline.boxes.box_source import BoxSource
-from pipeline.calibration import Calibration
+from pipeline.calibration import Calibration, choose, origin_of
 from pipeline.fingerprint import fingerprint_of
 from pipeline.flow import Flow, Stage, Workers, as_it_is
 from pipeline.intrinsics import CameraRule
@@ -69,9 +69,21 @@ class Annotation:
 
     @functools.cached_property
     def calibration(self) -> Calibration | None:
-        """What the weights carry, if they do."""
-        stored = self.weights.calibration
-        return None if stored is None else Calibration.from_json(stored)
+        """What the weights carry for such boxes, if they do."""
+        return choose(self.weights.calibration or {}, origin_of(self.boxes_identity))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know of how hands are annotated."""
+        found = self.cameras.remarks
+        if self.calibration is not None and self.calibration.boxes != origin_of(self.boxes_identity):
+            found += (
+                "what a confidence is worth was learnt in given boxes, these are found; `handocc calibrate` learns it "
+                "from annotations with --boxes detect",
+            )
+        elif self.calibration is None and self.weights.calibration:
+            found += ("what the weights say of confidences is for found boxes: here they are not calibrated",)
+        return found
 
     @property
     def content(self) -> dict[str, Any]:

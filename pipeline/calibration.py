@@ -1,7 +1,8 @@
 """What an annotation's quality columns say of its error, learnt where the truth is known.
 
 N hands; errors are PA-MPJPE in millimetres. A calibration belongs to the weights, network and hand model whose
-annotations it was learnt on.
+annotations it was learnt on, and to boxes of one origin: a hand that was found may be cut wrongly, or be taken for one
+of the other side.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,9 @@ from pipeline.errors import ConfigError
 Floats = NDArray[np.float64]
 
 CALIBRATED: Final = "calibrated"  # how `describe` begins
+GIVEN: Final = "given"
+DETECTED: Final = "detect"
+_ORIGINS: Final = {GIVEN: "boxes that were given", DETECTED: "boxes that the detector found"}
 FEWEST_HANDS: Final = 100
 FEWEST_OF_A_KIND: Final = 20
 MOST_KNOTS: Final = 20
@@ -63,16 +67,26 @@ _ALWAYS: Final[dict[str, Callable[[pa.Table], Floats]]] = {
 _BY_HEAD: Final[dict[str, Callable[[pa.Table], Floats]]] = {
     "predicted_error_mm": _logarithm("predicted_error_mm", 0.1),
 }
+_BY_DETECTOR: Final[dict[str, Callable[[pa.Table], Floats]]] = {
+    # MediaPipe's certainty of the side: 0.5 to all but 1, where the last thousandth counts as much as all before.
+    "bbox_score": lambda annotations: -np.log1p(-np.clip(_values(annotations, "bbox_score"), 0, 1 - 1e-4)),
+}
 _BY_TTA: Final[dict[str, Callable[[pa.Table], Floats]]] = {
     "flip_error_mm": _logarithm("flip_error_mm", 0.1),
     "shift_error_mm": _logarithm("shift_error_mm", 0.1),
 }
-FEATURES: Final = _ALWAYS | _BY_HEAD | _BY_TTA
+FEATURES: Final = _ALWAYS | _BY_HEAD | _BY_DETECTOR | _BY_TTA
 
 
-def feature_names(*, error_head: bool, tta: bool) -> tuple[str, ...]:
-    """Returns what a calibration can look at: more of annotations by an error head, and by a second look (--tta)."""
-    return (*_ALWAYS, *(_BY_HEAD if error_head else ()), *(_BY_TTA if tta else ()))
+def origin_of(boxes_identity: str) -> str:
+    """Returns where boxes come from: GIVEN, by whomever, or DETECTED."""
+    return DETECTED if boxes_identity.startswith(DETECTED) else GIVEN
+
+
+def feature_names(*, error_head: bool, origin: str, tta: bool) -> tuple[str, ...]:
+    """Returns what a calibration can look at: more by an error head, of found boxes, and by a second look (--tta)."""
+    more = ((_BY_HEAD, error_head), (_BY_DETECTOR, origin == DETECTED), (_BY_TTA, tta))
+    return (*_ALWAYS, *(name for names, there in more if there for name in names))
 
 
 def features_of(annotations: pa.Table, names: Sequence[str]) -> Floats:
@@ -131,14 +145,15 @@ class Calibration:
     """What was learnt, and what it holds for.
 
     threshold_mm: a hand is good below this error. tensors_sha256, model, hand_model: whose annotations it was learnt
-    on; learnt_on: which data, in words; hands: how many. curves: one without the columns of a second look (--tta),
-    and one with them where the annotations had them.
+    on; boxes: their origin, GIVEN or DETECTED; learnt_on: which data, in words; hands: how many. curves: one without
+    the columns of a second look (--tta), and one with them where the annotations had them.
     """
 
     threshold_mm: float
     tensors_sha256: str
     model: str
     hand_model: str
+    boxes: str
     learnt_on: str
     hands: int
     curves: tuple[Curve, ...]
@@ -156,8 +171,8 @@ class Calibration:
         worst, best = curve.expected_error_mm(np.array([least, surest]))
         return (
             f"{CALIBRATED}: probability that PA-MPJPE < {self.threshold_mm:g} mm; {least:.2f} stands for {worst:.1f} "
-            f"mm on average, {surest:.2f} for {best:.1f} mm; learnt on {self.hands} hands of {self.learnt_on}; from "
-            f"{', '.join(curve.features)}"
+            f"mm on average, {surest:.2f} for {best:.1f} mm; learnt on {self.hands} hands of {self.learnt_on}, in "
+            f"{_ORIGINS[self.boxes]}; from {', '.join(curve.features)}"
         )
 
     def require_for(self, *, tensors_sha256: str, model: str, hand_model: str) -> None:
@@ -190,11 +205,32 @@ class Calibration:
             unknown = {name for curve in curves for name in curve.features} - FEATURES.keys()
             if unknown:
                 raise ValueError(f"features {', '.join(sorted(unknown))}")
+            if content["boxes"] not in _ORIGINS:
+                raise ValueError(f"boxes {content['boxes']}")
             return cls(**{**content, "curves": curves})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"the calibration inside the weights cannot be read ({error}); run `handocc calibrate` anew"
             ) from error
+
+
+def choose(stored: Mapping[str, Any], origin: str) -> Calibration | None:
+    """Returns what weights carry for boxes of an origin, of what they carry by origin.
+
+    What was learnt in given boxes serves hands that were found too, where there is no other, and says so; what was
+    learnt of found ones serves no others, whose boxes have no score.
+
+    Raises:
+        ConfigError: what they carry cannot be read.
+    """
+    learnt = {name: Calibration.from_json(content) for name, content in stored.items()}
+    return learnt.get(origin, learnt.get(GIVEN))
+
+
+def beside(stored: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:
+    """Returns what weights carry, by origin of boxes, with a calibration among it."""
+    others = {name: stored[name] for name in _ORIGINS if name in stored}
+    return others | {calibration.boxes: calibration.to_json()}
 
 
 def fit_curve(features_NF: Floats, errors_mm_N: Floats, threshold_mm: float, names: Sequence[str]) -> Curve:

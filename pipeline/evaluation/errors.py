@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.columns import numbers
 from pipeline.errors import DataError
 from pipeline.evaluation.hands import HandPoser
 from pipeline.evaluation.measurement import Measurement, Pair, comparable, measure, metric_names
+from pipeline.evaluation.pairing import pair_by_place
 from pipeline.evaluation.truth import TrueHand, true_hands
 from pipeline.flow import Flow, Stage
 from pipeline.metrics import occlusion_bins
@@ -21,10 +23,12 @@ from pipeline.sinks.parts import Part, part_uri, read_table, write_part
 from pipeline.sources import SOURCES
 
 MEASURED, MISSING, NO_TRUTH, REJECTED = "measured", "missing", "no_truth", "rejected"
+UNLABELLED = "unlabelled"
+NOT_FOUND = "not found"  # why a hand is missing that was looked for
 # Hands whose meshes are held at once.
 BATCH = 256
 
-ERRORS_VERSION = 2
+ERRORS_VERSION = 3
 ABOUT = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
@@ -33,6 +37,8 @@ ABOUT = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("side", pa.string()),
+        pa.field("annotated_index", pa.int32()),
+        pa.field("annotated_side", pa.string()),
         pa.field("dataset", pa.string()),
         pa.field("split", pa.string()),
         pa.field("index", pa.int64()),
@@ -49,8 +55,9 @@ ABOUT = pa.schema(
 )
 """What stands beside the errors. status: `measured`; `missing`: no prediction, failed by every metric; `no_truth`:
 the label says nothing to measure against; `rejected`: what the shard says of it cannot be used (without key: the
-rest of a damaged shard). root: the labelled wrist in camera space, metres. hidden_share: of the 21 joints. index:
-in the benchmark's own order. other_hand_model: the labels', where their meshes are not those of the predictions.
+rest of a damaged shard); `unlabelled`: a hand was found where the label has none. annotated_index, annotated_side: what
+the annotation's row says of the hand. root: the labelled wrist in camera space, metres. hidden_share: of the 21 joints.
+index: in the benchmark's own order. other_hand_model: the labels', where their meshes are not those of the predictions.
 The metrics follow as float64 columns: `pipeline.metrics.sample_errors`, null where there is none."""
 
 
@@ -94,10 +101,11 @@ def evaluation_flow(output: str, measurement: Measurement) -> Flow:
 
 
 def errors_of_unit(job: Measurement, poser: HandPoser | None, unit: Unit, part: Part) -> pa.Table:
-    """Returns one row for each labelled hand of a unit, and for each sample that cannot be used."""
+    """Returns one row for each labelled hand of a unit, for each other one that was found, and for each sample that
+    cannot be used.
+    """
     annotations = read_table(job.predictions, "annotations", part)
-    places = zip(annotations["key"].to_pylist(), annotations["hand_index"].to_pylist(), strict=True)
-    row_of = {place: row for row, place in enumerate(places)}
+    annotated = _Annotated(annotations)
     reasons = {
         (row["key"], row["hand_index"]): row["reason"]
         for row in (read_table(job.predictions, "ledger", part).to_pylist() if part.counts.rejects else ())
@@ -106,36 +114,90 @@ def errors_of_unit(job: Measurement, poser: HandPoser | None, unit: Unit, part: 
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, float]] = []
     pairs: list[Pair] = []
-    for key, index, hand in _labelled(job.predictions, unit):
-        if isinstance(hand, DataError):
-            about = {"source": unit.input, "key": key, "hand_index": index, "status": REJECTED}
-            rows.append(about | {"reason": str(hand)})
-            errors.append({})
+
+    def tell(about: Mapping[str, Any]) -> None:
+        rows.append({"source": unit.input, **about})
+        errors.append({})
+
+    for key, hands in _labelled(job.predictions, unit):
+        if isinstance(hands, DataError):
+            tell({"key": key, "status": REJECTED, "reason": str(hands)})
             continue
-        row = row_of.get((hand.key, hand.hand_index))
-        lost = reasons.get((key, hand.hand_index)) or reasons.get((key, None)) or "no such hand was annotated"
-        pairs.append(Pair(hand, row, None if row is not None else lost))
-        if len(pairs) == BATCH:
-            _take(job, poser, unit, annotations, pairs, rows, errors)
+        usable = [hand for hand in hands if isinstance(hand, TrueHand)]
+        row_of = annotated.by_index(key) if job.boxes_given else annotated.by_place(key, usable)
+        for index, hand in enumerate(hands):
+            if isinstance(hand, DataError):
+                tell({"key": key, "hand_index": index, "status": REJECTED, "reason": str(hand)})
+                continue
+            row = row_of.get(index)
+            own = reasons.get((key, index), "no such hand was annotated") if job.boxes_given else NOT_FOUND
+            pairs.append(Pair(hand, row, reasons.get((key, None), own) if row is None else None))
+        # Any other one may be the hand whose label cannot be used.
+        if len(usable) == len(hands) and not job.boxes_given:
+            for row in sorted(set(annotated.rows_of(key)) - set(row_of.values())):
+                tell({"key": key, "status": UNLABELLED, **annotated.about(row)})
+        if len(pairs) >= BATCH:
+            _take(job, poser, unit, annotations, annotated, pairs, rows, errors)
             pairs = []
-    _take(job, poser, unit, annotations, pairs, rows, errors)
+    _take(job, poser, unit, annotations, annotated, pairs, rows, errors)
     return _table(job, rows, errors)
 
 
-def _labelled(predictions: str, unit: Unit) -> Iterator[tuple[str | None, int | None, TrueHand | DataError]]:
-    """Yields key, hand and truth of every labelled hand, and samples and hands that say why they have none."""
+class _Annotated:
+    """Which rows of a unit's annotations are whose."""
+
+    def __init__(self, annotations: pa.Table) -> None:
+        self._rows: dict[str | None, list[int]] = {}
+        for row, key in enumerate(annotations["key"].to_pylist()):
+            self._rows.setdefault(key, []).append(row)
+        self._indices = annotations["hand_index"].to_pylist()
+        self._sides = annotations["side"].to_pylist()
+        self._confidences = annotations["confidence"].to_pylist()
+        self._boxes = numbers(annotations, "bbox", 4)
+
+    def rows_of(self, key: str | None) -> list[int]:
+        """Returns the rows of a sample."""
+        return self._rows.get(key, [])
+
+    def by_index(self, key: str | None) -> dict[int, int]:
+        """Returns a sample's rows by the index of the hand that was given."""
+        return {self._indices[row]: row for row in self.rows_of(key)}
+
+    def by_place(self, key: str | None, hands: Sequence[TrueHand]) -> dict[int, int]:
+        """Returns those of a sample's rows that lie where a labelled hand does, by that one's index."""
+        rows = self.rows_of(key)
+        pairs = pair_by_place(
+            np.array([hand.bbox for hand in hands]).reshape(-1, 4),
+            np.array([hand.left for hand in hands], np.bool_),
+            self._boxes[rows],
+            np.array([self._sides[row] == "left" for row in rows], np.bool_),
+        )
+        return {hands[one].hand_index: rows[other] for one, other in pairs}
+
+    def about(self, row: int) -> dict[str, Any]:
+        """Returns what stands in the errors' row of its hand."""
+        return {
+            "annotated_index": self._indices[row],
+            "annotated_side": self._sides[row],
+            "confidence": self._confidences[row],
+        }
+
+
+def _labelled(
+    predictions: str, unit: Unit
+) -> Iterator[tuple[str | None, list[TrueHand | DataError] | DataError]]:
+    """Yields each sample's key and labelled hands, or why it has none; hands that cannot be used say why."""
     for sample in SOURCES[unit.source].read(unit, load_keys(predictions, unit)):
         try:
             if sample.error is not None:
                 raise sample.error
             hands = true_hands(sample.key, sample.label)
         except DataError as error:
-            yield sample.key, None, error
+            yield sample.key, error
             continue
-        for index, hand in enumerate(hands):
-            yield sample.key, index, hand
+        yield sample.key, hands
     if unit.damage is not None:
-        yield None, None, DataError("damaged input", unit.damage)
+        yield None, DataError("damaged input", unit.damage)
 
 
 def _take(
@@ -143,6 +205,7 @@ def _take(
     poser: HandPoser | None,
     unit: Unit,
     annotations: pa.Table,
+    annotated: _Annotated,
     pairs: Sequence[Pair],
     rows: list[dict[str, Any]],
     errors: list[dict[str, float]],
@@ -151,8 +214,6 @@ def _take(
     if not pairs:
         return
     measured = measure(job, poser, annotations, pairs)
-    found = pa.array([pair.row for pair in pairs if pair.row is not None], pa.int64())
-    confidence = iter(annotations["confidence"].take(found).to_pylist())
     for number, pair in enumerate(pairs):
         known = pair.truth.is_known
         status = (MEASURED if pair.row is not None else MISSING) if known else NO_TRUTH
@@ -161,7 +222,7 @@ def _take(
                 "source": unit.input,
                 "status": status,
                 "reason": pair.reason,
-                "confidence": None if pair.row is None else next(confidence),
+                **({} if pair.row is None else annotated.about(pair.row)),
                 **_about(job, pair.truth),
             }
         )

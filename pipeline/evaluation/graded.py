@@ -57,7 +57,7 @@ def read_graded(
     """
     kept = [np.empty((0, 4 + len(names)))]
     measured = waiting = 0
-    columns = ["key", "hand_index", "sequence", "dataset", "status", ERROR]
+    columns = ["key", "annotated_index", "sequence", "dataset", "status", ERROR]
     for unit, errors in read_errors(evaluation, units, columns):
         if DATASET in errors["dataset"].to_pylist():
             raise ConfigError(
@@ -83,7 +83,7 @@ def _rows(
     places = zip(annotations["key"].to_pylist(), annotations["hand_index"].to_pylist(), strict=True)
     row_of = {place: row for row, place in enumerate(places)}
     keys = errors["key"].to_pylist()
-    wanted = [row_of[place] for place in zip(keys, errors["hand_index"].to_pylist(), strict=True)]
+    wanted = [row_of[place] for place in zip(keys, errors["annotated_index"].to_pylist(), strict=True)]
     hands = annotations.take(pa.array(wanted, pa.int64()))
     sequences = errors["sequence"].to_pylist()
     source = storage.name_of(unit.input)

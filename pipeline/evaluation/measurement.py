@@ -30,7 +30,8 @@ class Measurement:
 
     predictions: the output of annotate that is measured; parts: where its units' rows lie. hand_model: that of the
     predictions where it is at hand; hand_model_name, fingertips: what they say theirs are. has_vertices: whether
-    they hold vertices. baseline: measures the hand at rest beside them.
+    they hold vertices. boxes_given: their boxes were the labels', so that a hand's index names it; others are known by
+    their place. baseline: measures the hand at rest beside them.
     """
 
     dataset: str
@@ -40,6 +41,7 @@ class Measurement:
     hand_model_name: str
     fingertips: tuple[int, ...]
     has_vertices: bool
+    boxes_given: bool
     baseline: bool
     fingerprint: str
 

@@ -60,6 +60,11 @@ def error_by_coverage(confidence_N: Floats, errors_mm_N: Floats) -> Floats:
     return np.asarray(np.cumsum(in_order) / np.arange(1, len(in_order) + 1))
 
 
+def half_of(confidence_N: Floats, errors_mm_N: Floats) -> float:
+    """Returns the mean error of the more confident half."""
+    return float(error_by_coverage(confidence_N, errors_mm_N)[max(1, len(errors_mm_N) // 2) - 1])
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Confidences (N,) of hands by one way of telling, and the errors that it expects of them, if it does."""
@@ -82,7 +87,7 @@ def judge(told: HeldOut, errors_mm_N: Floats, threshold_mm: float) -> dict[str, 
     halves = [
         float(np.random.default_rng(seed).permutation(errors_mm_N)[:half].mean()) for seed in range(SEEDS)
     ]
-    best, at_random = float(curve[half - 1]), float(np.mean(halves))
+    best, at_random = half_of(told.confidence, errors_mm_N), float(np.mean(halves))
     found: dict[str, Any] = {
         "ece": expected_calibration_error(reliability_bins(told.confidence, good)),
         "auroc": auroc(told.confidence, good),
@@ -90,7 +95,7 @@ def judge(told: HeldOut, errors_mm_N: Floats, threshold_mm: float) -> dict[str, 
         "best_half_mm": best,
         "random_half_mm": {"mean": at_random, "low": min(halves), "high": max(halves), "seeds": SEEDS},
         "best_half_is_lower_by": 1 - best / at_random,
-        "perfect_half_mm": float(np.sort(errors_mm_N)[:half].mean()),
+        "perfect_half_mm": half_of(-errors_mm_N, errors_mm_N),
     }
     if told.expected_error_mm is not None:
         place = _bin_of(told.confidence, BINS)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.evaluation.errors import MEASURED, MISSING, NO_TRUTH, REJECTED
+from pipeline.evaluation.errors import MEASURED, MISSING, NO_TRUTH, REJECTED, UNLABELLED
 from pipeline.evaluation.measurement import BASELINE
 from pipeline.evaluation.submissions import FORMATS, Submission
 from pipeline.evaluation.summary import Summary
@@ -67,6 +67,8 @@ def headlines(summary: Summary) -> list[str]:
         lines.append(
             f"beside them {counts[NO_TRUTH]} without a truth, {counts[REJECTED]} whose labels cannot be used"
         )
+    if counts[UNLABELLED]:
+        lines.append(f"{counts[UNLABELLED]} hands were found where the labels have none")
     lines += [
         f"  {kind} ({number})"
         for kind, number in sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0]))
@@ -78,6 +80,12 @@ def headlines(summary: Summary) -> list[str]:
         row, digits = means[name], 2 if unit else 3
         interval = "" if math.isnan(row.low) else f"  [{row.low:.{digits}f}, {row.high:.{digits}f}]"
         lines.append(f"{what:<36} {row.mean:8.{digits}f} {unit:<2}{interval}")
+    if halves := summary.halves():
+        lower, known = halves["best_half_is_lower_by"], halves["perfect_half_mm"]
+        lines.append(
+            f"{'joints after alignment, surer half':<36} {halves['best_half_mm']:8.2f} mm  {-lower:+.1%}; "
+            f"{known:.2f} mm if errors were known"
+        )
     for name, what in _PLACEMENT:
         if name in medians:
             lines.append(f"{what:<36} {medians[name]:8.2f} {'%' if name.endswith('percent') else 'mm'}")
@@ -93,6 +101,11 @@ def remarks(measured: Measured, summary: Summary) -> list[str]:
         found.append(
             f"{summary.counts[MISSING]} hands have no prediction: distances are means over the others, AUC and "
             "F-scores count them as 0"
+        )
+    if summary.other_side:
+        found.append(
+            f"{summary.other_side} hands were taken for hands of the other side, whose joints alignment cannot bring "
+            "together"
         )
     strangers = {name: n for name, n in summary.datasets.items() if name != measured.dataset}
     if strangers and measured.dataset != "shards":

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from model.mano.joints import HO3D_FROM_SIMPLE
 from pipeline import storage
 from pipeline.columns import numbers
-from pipeline.evaluation.errors import REJECTED
+from pipeline.evaluation.errors import REJECTED, UNLABELLED
 from pipeline.evaluation.hands import Floats, HandPoser, predicted_vertices, translations
 from pipeline.evaluation.summary import read_errors
 from pipeline.records import Unit
@@ -28,7 +28,7 @@ from pipeline.sinks.parts import Part, read_table
 _OPENGL: Final = np.array([1.0, -1.0, -1.0])
 _DECIMALS: Final = 7  # of metres
 _UNITS_KEPT: Final = 4
-_COLUMNS: Final = ["key", "hand_index", "status", "index", "root"]
+_COLUMNS: Final = ["key", "annotated_index", "status", "index", "root"]
 # What a zip says of its members' time is none of the result's business.
 _NO_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
@@ -133,7 +133,7 @@ def _places(output: str, units: Sequence[Unit], form: Format) -> list[_Place]:
     for number, (_, rows) in enumerate(read_errors(output, units, _COLUMNS)):
         columns = (rows[name].to_pylist() for name in ("index", "status", "key"))
         for row, (index, status, key) in enumerate(zip(*columns, strict=True)):
-            if status == REJECTED:
+            if status in (REJECTED, UNLABELLED):
                 continue
             if index is None:
                 raise NoSubmission(f"the label of {key} has no `index`, its place in the benchmark's order")
@@ -159,7 +159,7 @@ def _unit_hands(
     keys, hands = annotations["key"].to_pylist(), annotations["hand_index"].to_pylist()
     row_of = {place: row for row, place in enumerate(zip(keys, hands, strict=True))}
     count = len(rows)
-    found = np.array([row_of.get((row["key"], row["hand_index"]), -1) for row in rows], np.int64)
+    found = np.array([row_of.get((row["key"], row["annotated_index"]), -1) for row in rows], np.int64)
     predicted = found >= 0
     wrist = np.array([[np.nan] * 3 if row["root"] is None else row["root"] for row in rows]).reshape(-1, 3)
     own = np.full((count, 3), np.nan)

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.evaluation.errors import ABOUT, MEASURED, MISSING, NO_TRUTH, REJECTED
+from pipeline.evaluation.errors import ABOUT, MEASURED, MISSING, NO_TRUTH, NOT_FOUND, REJECTED, UNLABELLED
 from pipeline.evaluation.measurement import PLACEMENT
+from pipeline.evaluation.reliability import half_of
 from pipeline.metrics import Breakdown, BreakdownRow
 from pipeline.records import Unit
 from pipeline.sinks.parts import Part, part_uri, read_metadata
@@ -26,12 +27,12 @@ from pipeline.sinks.parts import Part, part_uri, read_metadata
 READS_AT_ONCE = 16
 # What is broken down by groups; of everything else only the mean over all is kept.
 BY_GROUP = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "pa_mpvpe_mm", "f5", "f15", "pa_f5", "pa_f15", "failed")
-WORST_BY = "pa_mpjpe_mm"
+PA_MPJPE = "pa_mpjpe_mm"  # by which hands are the worst
 
 
 @dataclass(frozen=True, order=True)
 class WorstHand:
-    """A measured hand that is far from the truth."""
+    """A measured hand that is far from the truth; hand_index: its annotation's."""
 
     error_mm: float
     unit_id: str
@@ -44,8 +45,9 @@ class Summary:
     """What came of an evaluation, all units together.
 
     counts: hands by status. reasons: of those without a prediction or truth, by kind. datasets, splits: hands by what
-    their labels say they are of. other_hand_models: hands whose labelled meshes belong to another hand model.
-    placement: every hand's errors of the wrist in camera space, for their medians.
+    their labels say they are of. other_side: hands that were taken for one of the other side. other_hand_models: hands
+    whose labelled meshes belong to another hand model. placement: every hand's errors of the wrist in camera space, for
+    their medians. confidence: every measured hand's, and its PA-MPJPE in mm, (2, n).
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -53,16 +55,23 @@ class Summary:
     datasets: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     other_hand_models: Counter[str] = field(default_factory=Counter)
+    other_side: int = 0
     other_fingertips: int = 0
     overall: Breakdown = field(default_factory=Breakdown)
     groups: Breakdown = field(default_factory=Breakdown)
     worst: list[WorstHand] = field(default_factory=list)
     placement: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
+    confidence: list[NDArray[np.float64]] = field(default_factory=list)
 
     @property
     def evaluated(self) -> int:
         """The hands that count: those that have a truth, predicted or not."""
         return self.counts[MEASURED] + self.counts[MISSING]
+
+    @property
+    def not_found(self) -> int:
+        """The hands that were looked for and are not there: of `missing`, those with which nothing went wrong."""
+        return self.reasons[NOT_FOUND]
 
     def means(self) -> dict[str, BreakdownRow]:
         """Returns the mean over all hands and its interval, by metric."""
@@ -73,9 +82,24 @@ class Summary:
         errors = {name: np.concatenate(parts) for name, parts in self.placement.items()}
         return {name: float(np.median(values)) for name, values in errors.items() if len(values)}
 
+    def halves(self) -> dict[str, float]:
+        """Returns the mean PA-MPJPE of a random half of the measured hands, of the more confident one, and of the half
+        that one would keep if the errors were known, in mm; {} where nothing was measured.
+        """
+        confidence, errors = np.concatenate([np.empty((2, 0)), *self.confidence], axis=1)
+        if not len(errors):
+            return {}
+        mean, best = float(errors.mean()), half_of(confidence, errors)
+        return {
+            "random_half_mm": mean,
+            "best_half_mm": best,
+            "best_half_is_lower_by": 1 - best / max(mean, 1e-9),
+            "perfect_half_mm": half_of(-errors, errors),
+        }
+
 
 def summarise(output: str, units: Sequence[Unit], worst: int) -> Summary:
-    """Sums up the errors of units; memory grows with groups and with `worst`, and by 24 bytes for a placed hand."""
+    """Sums up the errors of units; memory grows with groups and with `worst`, and by 16 bytes a hand, 40 if placed."""
     summary = Summary()
     for unit, table in read_errors(output, units):
         _add(summary, table)
@@ -143,6 +167,7 @@ def _add(summary: Summary, table: pa.Table) -> None:
     summary.datasets.update(name or "unnamed" for name in table["dataset"].to_pylist())
     summary.other_hand_models.update(name for name in table["other_hand_model"].to_pylist() if name)
     summary.other_fingertips += sum(table["other_fingertips"].to_pylist())
+    summary.other_side += pc.sum(pc.not_equal(table["side"], table["annotated_side"])).as_py() or 0
     errors = {
         name: torch.from_numpy(np.array(table[name].to_numpy(), np.float64))
         for name in table.column_names
@@ -150,6 +175,9 @@ def _add(summary: Summary, table: pa.Table) -> None:
     }
     for name in errors.keys() & set(PLACEMENT):
         summary.placement.setdefault(name, []).append(table[name].drop_null().to_numpy())
+    graded = table.filter(pc.and_(pc.is_valid(table["confidence"]), pc.is_valid(table[PA_MPJPE])))
+    told = np.stack([graded["confidence"].to_numpy(), graded[PA_MPJPE].to_numpy()])
+    summary.confidence.append(told.astype(np.float64))
     sequences = table["sequence"].to_pylist()
     places = zip(table["source"].to_pylist(), table["key"].to_pylist(), sequences, strict=True)
     drawn = [sequence or f"{source}#{key}" for source, key, sequence in places]
@@ -163,9 +191,9 @@ def _add(summary: Summary, table: pa.Table) -> None:
 
 def _note_worst(worst: list[WorstHand], unit: Unit, table: pa.Table, most: int) -> None:
     """Keeps the hands with the largest errors, in a heap."""
-    measured = table.filter(pc.and_(pc.equal(table["status"], MEASURED), pc.is_valid(table[WORST_BY])))
-    for row in measured.select([WORST_BY, "key", "hand_index"]).to_pylist():
-        hand = WorstHand(row[WORST_BY], unit.unit_id, row["key"], row["hand_index"])
+    measured = table.filter(pc.and_(pc.equal(table["status"], MEASURED), pc.is_valid(table[PA_MPJPE])))
+    for row in measured.select([PA_MPJPE, "key", "annotated_index"]).to_pylist():
+        hand = WorstHand(row[PA_MPJPE], unit.unit_id, row["key"], row["annotated_index"])
         if len(worst) < most:
             heapq.heappush(worst, hand)
         elif most and worst[0] < hand:
@@ -180,7 +208,8 @@ def to_json(summary: Summary) -> dict[str, Any]:
         if row.group_by != "all":
             groups.setdefault(row.group_by, {}).setdefault(row.group, {})[row.metric] = _plain(row)
     return {
-        "hands": {name: summary.counts[name] for name in (MEASURED, MISSING, NO_TRUTH, REJECTED)},
+        "hands": {name: summary.counts[name] for name in (MEASURED, MISSING, NO_TRUTH, REJECTED, UNLABELLED)},
+        "other_side": summary.other_side,
         "reasons": dict(sorted(summary.reasons.items())),
         "labels_of": dict(sorted(summary.datasets.items())),
         "splits": dict(sorted(summary.splits.items())),
@@ -188,6 +217,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
             name: _plain(row) | ({"median": _number(medians[name])} if name in medians else {})
             for name, row in summary.means().items()
         },
+        "by_confidence": {name: _number(value) for name, value in summary.halves().items()},
         "by": groups,
     }
 

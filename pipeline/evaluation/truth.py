@@ -17,14 +17,15 @@ Floats = NDArray[np.float64]
 class TrueHand:
     """One labelled hand; metres and camera axes, wrist at the origin. What is not labelled is None.
 
-    vertices: those that stand in the label itself; pose and betas may give them as well. root: the wrist in camera
-    space. index: the picture's place in the benchmark's own order. hand_model: whose parameters and vertices these
-    are. fingertips: which vertices the finger tips are.
+    bbox: x, y, w, h in pixels. vertices: those that stand in the label itself; pose and betas may give them as well.
+    root: the wrist in camera space. index: the picture's place in the benchmark's own order. hand_model: whose
+    parameters and vertices these are. fingertips: which vertices the finger tips are.
     """
 
     key: str
     hand_index: int
     left: bool
+    bbox: Floats  # (4,)
     joints: Floats | None  # (21, 3)
     vertices: Floats | None  # (778, 3)
     pose: Floats | None  # (16, 3) absolute axis-angle
@@ -78,6 +79,7 @@ def _true_hand(
         key=key,
         hand_index=hand_index,
         left=hand.left,
+        bbox=hand.bbox.astype(np.float64),
         joints=hand.joints_3d.astype(np.float64) if hand.has_joints_3d else None,
         vertices=None if vertices is None else vertices - wrist,
         pose=hand.pose.astype(np.float64) if hand.has_mano else None,

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from pipeline.boxes.overlap import overlap
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -106,7 +108,7 @@ def _gains(
     boxes, joints = seen.boxes[here], seen.joints_2d[here]
     size = (max(box[2:].max(), 1.0) + np.maximum(boxes[:, 2:].max(axis=1), 1.0)) / 2
     apart = np.linalg.norm(joints - (seen.joints_2d[last] + shift), axis=-1).mean(axis=1) / size
-    cost = apart + OVERLAP_COST * (1 - _overlap(box, boxes))
+    cost = apart + OVERLAP_COST * (1 - overlap(box, boxes))
     if chain.balance:
         cost += SIDE_COST * (seen.left[here] != (chain.balance > 0))
     reach = min(REACH + REACH_PER_S * elapsed, FARTHEST)
@@ -123,15 +125,6 @@ def _velocity(seen: Sightings, times: Floats, rows: Sequence[int]) -> Floats:
         return np.zeros(2)
     moved: Floats = seen.joints_2d[rows[-1]].mean(axis=0) - seen.joints_2d[first].mean(axis=0)
     return np.asarray(moved / elapsed, np.float64)
-
-
-def _overlap(box: Floats, boxes: Floats) -> Floats:
-    """Intersection over union of a box with each of (M, 4)."""
-    low = np.maximum(box[:2], boxes[:, :2])
-    high = np.minimum(box[:2] + box[2:], boxes[:, :2] + boxes[:, 2:])
-    common = np.maximum(high - low, 0).prod(axis=1)
-    union = box[2:].prod() + boxes[:, 2:].prod(axis=1) - common
-    return np.asarray(common / np.maximum(union, 1e-9), np.float64)
 
 
 @dataclass(frozen=True)

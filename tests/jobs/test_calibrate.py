@@ -14,9 +14,11 @@ from PIL import Image
 from jobs.cli import main
 from model.config import preset
 from model.mano.synthetic import synthetic_hand
-from model.weights import LoadedWeights, load_weights, random_weights, save_weights
+from model.weights import LoadedWeights, add_calibration, load_weights, random_weights, save_weights
 from pipeline import local
 from pipeline.annotation import Annotation
+from pipeline.calibration import Calibration, beside
+from pipeline.errors import ConfigError
 from tests.pipeline.evaluation.annotated import Hand, annotate
 from tests.pipeline.test_flow import WORKERS, job
 
@@ -124,6 +126,8 @@ def test_a_calibration_is_learnt_shown_kept_in_the_weights_and_written_by_annota
     assert "best half" in capsys.readouterr().out
 
     own, theirs = loaded(weights), loaded(output / "best.safetensors")
+    assert theirs.calibration is not None
+    assert theirs.calibration.keys() == {"given"}
     assert theirs.calibration == json.loads((output / "calibration.json").read_text())
     assert theirs.tensors_sha256 == own.tensors_sha256
     assert theirs.sha256 != own.sha256
@@ -159,6 +163,64 @@ def test_a_calibration_is_learnt_shown_kept_in_the_weights_and_written_by_annota
     said = capsys.readouterr().err
     assert "note: taken for what was annotated elsewhere" in said
     assert "holds pseudo-labels, which are no truth to learn from" in said
+
+
+@pytest.mark.ray
+def test_what_is_learnt_of_found_hands_stands_beside_what_is_known_of_given_ones(
+    labelled: Path, weights: Path, tmp_path: Path
+) -> None:
+    """Of hands that were found the detector's score alone gives the error away."""
+    rng, seen = np.random.default_rng(2), iter(range(1000))
+
+    def found(_key: str, hand: Hand) -> Hand | None:
+        number = next(seen)
+        if number % 40 == 0:
+            return None
+        error = 0.002 * 10 ** rng.random()
+        columns = {name: float(rng.random()) for name in (*QUALITY, "reprojection_error", "shift_error_mm")}
+        columns |= {"bbox_score": 1 - 20 * error, "hand_index": 9 - number % 2, "bbox_source": "detect"}
+        return replace(hand, joints=hand.joints + rng.normal(0, error, (21, 3)), columns=columns)
+
+    own = loaded(weights)
+    predictions = annotate(
+        labelled,
+        tmp_path / "predictions",
+        found,
+        vertices=False,
+        tensors_sha256=own.tensors_sha256,
+        boxes="detect max_hands=8",
+    )
+    given = Calibration(10.0, own.tensors_sha256, "tiny", synthetic_hand().name, "given", "others", 200, ())
+    knows = tmp_path / "knows.safetensors"
+    knows.write_bytes(
+        add_calibration(
+            weights.read_bytes(), beside({}, given), config=None, hand_model_name=synthetic_hand().name
+        )
+    )
+    # Hands that were not found are no rejects.
+    assert calibrate(predictions, labelled, tmp_path / "out", "--weights", knows) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["boxes"] == "detect"
+    assert metrics["hands"]["measured"] == 2 * PICTURES - 4
+    assert metrics["held_out"]["calibrated"]["auroc"] > 0.85
+    evaluation = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())
+    assert evaluation["reasons"] == {"not found": 4}
+
+    learnt = loaded(tmp_path / "out" / "knows.safetensors")
+    assert learnt.calibration is not None
+    assert learnt.calibration["given"] == loaded(knows).calibration["given"]  # type: ignore[index]
+    of_found = replace(job(), weights=learnt, boxes_identity="detect max_hands=8")
+    assert of_found.calibration is not None
+    assert {"bbox_score"} < set(of_found.calibration.curve(tta=False).features)
+    assert "boxes that the detector found" in of_found.metadata["confidence"]
+    assert not of_found.remarks
+    by_given = replace(job(), weights=loaded(knows), boxes_identity="detect max_hands=8")
+    assert by_given.calibration == given
+    assert "learnt in given boxes, these are found" in by_given.remarks[0]
+    alone = {"detect": learnt.calibration["detect"]}
+    of_found_only = replace(job(), weights=replace(learnt, calibration=alone))
+    assert of_found_only.metadata["confidence"] == "heatmap peak mass, uncalibrated"
+    assert "not calibrated" in of_found_only.remarks[0]
 
 
 def written(weights: LoadedWeights, shards: Path, output: Path) -> "pq.Table":
@@ -231,13 +293,9 @@ def test_a_second_look_is_another_job() -> None:
 
 
 def test_weights_whose_tensors_are_not_the_calibrations_are_refused(weights: Path, tmp_path: Path) -> None:
-    from model.weights import add_calibration
-    from pipeline.calibration import Calibration
-    from pipeline.errors import ConfigError
-
-    of_others = Calibration(10.0, "a" * 64, "tiny", synthetic_hand().name, "shards", 200, ())
+    of_others = Calibration(10.0, "a" * 64, "tiny", synthetic_hand().name, "given", "shards", 200, ())
     data = add_calibration(
-        weights.read_bytes(), of_others.to_json(), config=None, hand_model_name=synthetic_hand().name
+        weights.read_bytes(), beside({}, of_others), config=None, hand_model_name=synthetic_hand().name
     )
     with pytest.raises(ConfigError, match="learnt with weights aaaa"):
         replace(job(), weights=load_weights(data))

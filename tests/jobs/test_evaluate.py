@@ -243,7 +243,7 @@ def test_annotations_that_are_not_whole_or_not_of_these_boxes_are_refused(
     assert main([*base, "--predictions", str(predictions)]) == 2
     assert "1 of 6 units of these shards are not annotated yet" in capsys.readouterr().err
     job = json.loads((predictions / "job.json").read_text())
-    job["content"]["boxes"] = "detect"
+    job["content"]["boxes"] = "whole"
     (predictions / "job.json").write_text(json.dumps(job))
     assert main([*base, "--predictions", str(predictions)]) == 2
-    assert "annotate with --boxes given" in capsys.readouterr().err
+    assert "nobody knows which of the labelled hands is meant" in capsys.readouterr().err

@@ -5,7 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.calibration import Calibration, Floats, feature_names, fit_curve, held_out, require_learnable
+from pipeline.calibration import (
+    DETECTED,
+    GIVEN,
+    Calibration,
+    Floats,
+    beside,
+    choose,
+    feature_names,
+    fit_curve,
+    held_out,
+    origin_of,
+    require_learnable,
+)
 from pipeline.errors import ConfigError
 
 NAMES = ("reprojection_error", "sharpness")
@@ -85,15 +97,16 @@ def test_data_that_says_nothing_is_refused(errors: Floats, says: str) -> None:
         require_learnable(errors, 10.0)
 
 
-PLAIN = feature_names(error_head=True, tta=False)
-WITH_TTA = feature_names(error_head=True, tta=True)
+PLAIN = feature_names(error_head=True, origin=GIVEN, tta=False)
+WITH_TTA = feature_names(error_head=True, origin=GIVEN, tta=True)
 
 
-def calibration() -> Calibration:
+def calibration(origin: str = GIVEN) -> Calibration:
     rng = np.random.default_rng(0)
     errors = rng.uniform(5, 15, 200)
-    curves = tuple(fit_curve(rng.normal(size=(200, len(n))), errors, 10.0, n) for n in (PLAIN, WITH_TTA))
-    return Calibration(10.0, "a" * 64, "tiny", "synthetic-v1", "shards", 200, curves)
+    names = [feature_names(error_head=True, origin=origin, tta=tta) for tta in (False, True)]
+    curves = tuple(fit_curve(rng.normal(size=(200, len(n))), errors, 10.0, n) for n in names)
+    return Calibration(10.0, "a" * 64, "tiny", "synthetic-v1", origin, "shards", 200, curves)
 
 
 def test_a_calibration_survives_being_written_down() -> None:
@@ -117,8 +130,26 @@ def test_a_second_look_is_used_where_there_is_one() -> None:
 
 
 def test_what_a_network_does_not_say_is_not_asked_for() -> None:
-    assert set(PLAIN) - set(feature_names(error_head=False, tta=False)) == {"predicted_error_mm"}
-    assert set(WITH_TTA) - set(feature_names(error_head=False, tta=True)) == {"predicted_error_mm"}
+    for tta, names in ((False, PLAIN), (True, WITH_TTA)):
+        headless = feature_names(error_head=False, origin=GIVEN, tta=tta)
+        assert set(names) - set(headless) == {"predicted_error_mm"}
+    of_found = feature_names(error_head=True, origin=DETECTED, tta=True)
+    assert set(of_found) - set(WITH_TTA) == {"bbox_score"}
+
+
+def test_boxes_that_were_given_and_found_have_their_own() -> None:
+    assert origin_of("detect max_hands=8 tiles=2 abc") == DETECTED
+    assert origin_of("given") == origin_of("whole") == origin_of("file:///detect/boxes.csv 1") == GIVEN
+    given, found = calibration(), calibration(DETECTED)
+    both = beside(beside({}, given), found)
+    assert choose(both, GIVEN) == given
+    assert choose(both, DETECTED) == found
+    assert choose(beside({}, given), DETECTED) == given
+    assert choose(beside({}, found), GIVEN) is None
+    assert choose({}, GIVEN) is None
+    assert "in boxes that the detector found" in found.describe(tta=False)
+    again = calibration(DETECTED)
+    assert beside(both, again) == both
 
 
 @pytest.mark.parametrize(
@@ -139,6 +170,6 @@ def test_a_calibration_of_something_else_is_refused(other: dict[str, str], says:
 def test_a_calibration_that_cannot_be_read_is_one_line() -> None:
     content = calibration().to_json()
     content["curves"] = [{**content["curves"][0], "features": ["colour"]}]
-    for broken in (content, {}, {"curves": 3}):
+    for broken in (content, {}, {"curves": 3}, {**calibration().to_json(), "boxes": "dreamt"}):
         with pytest.raises(ConfigError, match="run `handocc calibrate` anew"):
             Calibration.from_json(broken)

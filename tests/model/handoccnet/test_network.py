@@ -120,7 +120,10 @@ def test_bfloat16_changes_little_and_keeps_the_outputs_float32(preset: str) -> N
     assert {half.rotations.dtype, half.axis_angle.dtype, half.betas.dtype, half.joints_2d.dtype} == {
         torch.float32
     }
-    assert (half.joints_2d - exact.joints_2d).abs().max() < 0.02
+    apart = (half.joints_2d - exact.joints_2d).abs()
+    # The worst of 168 numbers depends on the order of sums, which CPUs with and without bfloat16 do not share.
+    assert apart.mean() < 0.01
+    assert apart.max() < 0.05
     assert (half.betas - exact.betas).abs().max() < 0.1
 
 

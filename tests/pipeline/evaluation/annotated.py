@@ -54,8 +54,12 @@ def annotate(
     vertices: bool = True,
     rows: int = 5,
     tensors_sha256: str = "0" * 64,
+    boxes: str = "given",
 ) -> Path:
-    """Writes an output for the shards of a folder; where `change` gives None the hand is rejected."""
+    """Writes an output for the shards of a folder.
+
+    Where `change` gives None the hand is rejected, or was not found where boxes are not given.
+    """
     inputs, _ = find_inputs([f"{shards}/*.tar"])
     units = []
     for source in inputs:
@@ -64,7 +68,7 @@ def annotate(
     hand_model = synthetic_hand()
     job = {
         "command": "annotate",
-        "content": {"model": {"error_head": True}, "boxes": "given", "vertices": vertices, "tta": True},
+        "content": {"model": {"error_head": True}, "boxes": boxes, "vertices": vertices, "tta": True},
         "fingerprint": FINGERPRINT,
         "conventions": {
             "model": "tiny",
@@ -77,11 +81,11 @@ def annotate(
     }
     (output / "job.json").write_text(json.dumps(job))
     for unit in units:
-        _write(output, unit, change, vertices)
+        _write(output, unit, change, vertices, boxes)
     return output
 
 
-def _write(output: Path, unit: Unit, change: Change, vertices: bool) -> None:
+def _write(output: Path, unit: Unit, change: Change, vertices: bool, boxes: str) -> None:
     hands: list[dict[str, Any]] = []
     predicted: list[Hand] = []
     ledger: list[dict[str, Any]] = []
@@ -89,6 +93,8 @@ def _write(output: Path, unit: Unit, change: Change, vertices: bool) -> None:
         for index, entry in enumerate(sample.label["hands"]):
             hand = change(sample.key, _labelled(entry))
             row = {"source": unit.input, "key": sample.key, "hand_index": index, "status": "annotated"}
+            if hand is None and boxes != "given":
+                continue
             if hand is None:
                 reason = str(DataError("box outside", "of the test"))
                 ledger.append(row | {"status": "rejected", "stage": "boxes", "reason": reason})

@@ -33,6 +33,7 @@ def measure(
     *,
     hand_model: HandModel | None = None,
     has_vertices: bool = True,
+    boxes_given: bool = True,
 ) -> MeasuredOutput:
     matched = match_units(str(predictions), find_inputs([f"{shards}/*.tar"])[0])
     parts = committed(str(predictions), [unit.annotated for unit in matched], FINGERPRINT)
@@ -45,6 +46,7 @@ def measure(
         hand_model_name=hand.name,
         fingertips=hand.fingertip_vertices,
         has_vertices=has_vertices,
+        boxes_given=boxes_given,
         baseline=False,
         fingerprint="e" * 64,
     )

@@ -161,16 +161,62 @@ def test_units_of_which_nothing_was_predicted_are_measured_as_missing(shards: Pa
     assert summarise(measured.output, measured.units, 0).evaluated == len(rows) > 0
 
 
+def test_hands_that_were_found_are_known_by_their_place(shards: Path, tmp_path: Path) -> None:
+    seen = iter(range(100))
+
+    def found(_key: str, hand: Hand) -> Hand | None:
+        number = next(seen)
+        if number == 2:
+            return None
+        columns: dict[str, Any] = {"hand_index": 10 - number % 10, "bbox_source": "detect"}
+        columns |= {"bbox": [-900.0, 0.0, 5.0, 5.0]} if number == 5 else {}
+        return replace(hand, columns=columns | ({"side": "neither"} if number == 7 else {}))
+
+    predictions = annotate(shards, tmp_path / "predictions", found, boxes="detect")
+    measured = measure(shards, predictions, tmp_path / "out", boxes_given=False)
+    rows, labelled = errors(measured), list(labelled_hands(shards))
+    status = {
+        name: [row for row in rows if row["status"] == name] for name in ("measured", "missing", "unlabelled")
+    }
+    assert len(status["measured"]) == len(labelled) - 2
+    assert [(row["key"], row["reason"]) for row in status["missing"]] == [
+        (labelled[number][0], "not found") for number in (2, 5)
+    ]
+    assert all(row["pa_mpjpe_mm"] < 1e-3 for row in status["measured"])
+    ((key, index, nothing),) = [
+        (row["key"], row["annotated_index"], row["pa_mpjpe_mm"]) for row in status["unlabelled"]
+    ]
+    assert (key, index, nothing) == (labelled[5][0], 5, None)
+
+    summary = summarise(measured.output, measured.units, 3)
+    assert (summary.not_found, summary.other_side) == (2, 1)
+    assert to_json(summary)["hands"]["unlabelled"] == 1
+    said = "\n".join(headlines(summary))
+    assert "2 without a prediction" in said
+    assert "1 hands were found where the labels have none" in said
+    annotated_as = {(row["key"], row["annotated_index"]) for row in status["measured"]}
+    assert all((hand.key, hand.hand_index) in annotated_as for hand in summary.worst)
+
+
 def test_the_worst_hands_are_those_with_the_largest_errors(shards: Path, tmp_path: Path) -> None:
     bend = iter(range(100))
 
     def bent(_key: str, hand: Any) -> Any:
         amount = next(bend)
-        return hand.moved(lambda points: points + amount * points[:, ::-1] ** 2)
+        moved = hand.moved(lambda points: points + amount * points[:, ::-1] ** 2)
+        return replace(moved, columns={"confidence": 1 / (1 + amount)})
 
     measured = measure(shards, annotate(shards, tmp_path / "predictions", bent), tmp_path / "out")
     rows = sorted(errors(measured), key=lambda row: -row["pa_mpjpe_mm"])
-    worst = summarise(measured.output, measured.units, 5).worst
+    summary = summarise(measured.output, measured.units, 5)
+    halves, surest = summary.halves(), sorted(rows, key=lambda row: -row["confidence"])
+    found = [row["pa_mpjpe_mm"] for row in surest[: len(rows) // 2]]
+    assert halves["best_half_mm"] == pytest.approx(np.mean(found))
+    mean = np.mean([row["pa_mpjpe_mm"] for row in rows])
+    assert halves["best_half_is_lower_by"] == pytest.approx(1 - np.mean(found) / mean)
+    assert halves["best_half_is_lower_by"] > 0.2
+    assert halves["perfect_half_mm"] <= halves["best_half_mm"]
+    worst = summary.worst
     assert [hand.error_mm for hand in worst] == [row["pa_mpjpe_mm"] for row in rows[:5]]
     assert [(hand.key, hand.hand_index) for hand in worst] == [
         (row["key"], row["hand_index"]) for row in rows[:5]

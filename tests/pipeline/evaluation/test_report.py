@@ -42,6 +42,13 @@ def test_our_rows_stand_below_the_papers_and_say_whose_they_are() -> None:
     assert "joints, root on root" in text
 
 
+def test_hands_of_the_other_side_are_remarked_on() -> None:
+    made = summary()
+    made.other_side = 3
+    (said,) = remarks(Measured("shards", "ours", "hand", True), made)
+    assert said.startswith("3 hands were taken for hands of the other side")
+
+
 def test_what_cannot_be_compared_with_the_paper_is_said() -> None:
     made = summary()
     made.splits["s0_test"] = 2
