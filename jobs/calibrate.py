@@ -14,6 +14,7 @@ from model.errors import ModelError
 from model.weights import LoadedWeights, add_calibration, load_weights
 from pipeline import lease, storage
 from pipeline.calibration import (
+    DETECTED,
     Calibration,
     beside,
     feature_names,
@@ -110,6 +111,12 @@ def _predicted(options: Options) -> Predicted:
     if "tta" not in predicted.job["content"]:
         raise ConfigError(
             f"--predictions {options.predictions}: annotated by a version without the quality columns; annotate anew"
+        )
+    boxes = predicted.job["content"]["boxes"]
+    if not predicted.boxes_given and origin_of(boxes) != DETECTED:
+        raise ConfigError(
+            f"--predictions {options.predictions}: annotated with boxes of {boxes.split()[0]}, and what is learnt of "
+            "somebody's boxes holds for no others; annotate with --boxes given or detect"
         )
     return predicted
 

@@ -159,6 +159,7 @@ def run(options: Options) -> int:
         metrics = {
             "dataset": options.dataset,
             "predictions": predicted.uri,
+            "confidence": predicted.job["conventions"].get("confidence"),
             **to_json(summary),
             "submission": None if submission is None else asdict(submission),
             "remarks": notes,
@@ -188,7 +189,8 @@ def _other_crop(dataset: str, predicted: Predicted) -> str | None:
     if same or dataset == "shards":
         return None
     rule = predicted.job["conventions"].get("crop_rule", "an unknown crop rule")
-    return f"--boxes {content.get('boxes')} and crop rule {rule}"
+    # The detector's options, or a table's version, are for the fingerprint.
+    return f"--boxes {str(content.get('boxes')).split()[0]} and crop rule {rule}"
 
 
 def _check(options: Options) -> None:
@@ -226,8 +228,6 @@ def _to_measure(options: Options, output: str) -> ToMeasure:
         return ToMeasure(found.uri, found.job["fingerprint"], found.hand_model, None)
     assert options.weights is not None
     choice = choose_model(options.model, options.weights, options.mano)
-    for remark in choice.remarks:
-        say(f"note: {remark}")
     how = Prediction(
         precision=options.precision,
         unit_rows=options.unit_rows,
@@ -237,6 +237,8 @@ def _to_measure(options: Options, output: str) -> ToMeasure:
         limit=options.limit,
     )
     job = how.annotation(choice, EVALUATION_CROPS[options.dataset])
+    for remark in (*choice.remarks, *job.remarks):
+        say(f"note: {remark}")
     uri = storage.join(output, PREDICTIONS)
     record.require_same(uri, "annotate", job.content, job.fingerprint, overwrite=options.overwrite)
     return ToMeasure(uri, job.fingerprint, choice.hand_model, Network(choice, how, job))

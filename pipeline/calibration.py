@@ -68,7 +68,7 @@ _BY_HEAD: Final[dict[str, Callable[[pa.Table], Floats]]] = {
     "predicted_error_mm": _logarithm("predicted_error_mm", 0.1),
 }
 _BY_DETECTOR: Final[dict[str, Callable[[pa.Table], Floats]]] = {
-    # MediaPipe's certainty of the side: 0.5 to all but 1, where the last thousandth counts as much as all before.
+    # MediaPipe's certainty of the side, of most hands all but 1: what is lacking to it counts, by its logarithm.
     "bbox_score": lambda annotations: -np.log1p(-np.clip(_values(annotations, "bbox_score"), 0, 1 - 1e-4)),
 }
 _BY_TTA: Final[dict[str, Callable[[pa.Table], Floats]]] = {
@@ -223,8 +223,13 @@ def choose(stored: Mapping[str, Any], origin: str) -> Calibration | None:
     Raises:
         ConfigError: what they carry cannot be read.
     """
-    learnt = {name: Calibration.from_json(content) for name, content in stored.items()}
-    return learnt.get(origin, learnt.get(GIVEN))
+    if stored and not stored.keys() & _ORIGINS.keys():
+        raise ConfigError(
+            "the calibration inside the weights is of a version that did not tell given boxes from found ones; run "
+            "`handocc calibrate` anew with weights that have none"
+        )
+    content = stored.get(origin, stored.get(GIVEN))
+    return None if content is None else Calibration.from_json(content)
 
 
 def beside(stored: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:

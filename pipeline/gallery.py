@@ -23,6 +23,7 @@ from pipeline.stages.decode import decode_image
 AROUND = 1.8
 CLOSE_UP = 512
 TRUTH = (236, 178, 92)
+LABEL_INDEX = "label_index"  # a column of rows of whose labels somebody knows which is theirs
 
 Picture = NDArray[np.uint8]
 
@@ -137,14 +138,20 @@ def _mesh(
 
 
 def _truth(view: "_CloseUp", row: Mapping[str, Any], sample: Sample, mesh: Any) -> Picture | None:
-    """Draws what the input's own label says of the hand, if it says so much; only its own boxes name its hands."""
-    hands = sample.hands if row["bbox_source"] == "given" and isinstance(sample.hands, list) else []
-    hand = hands[row["hand_index"]] if row["hand_index"] < len(hands) else None
+    """Draws what the input's own label says of the hand, if it says so much.
+
+    Only the label's own boxes name its hands, or a column `LABEL_INDEX`.
+    """
+    index = row.get(LABEL_INDEX, row["hand_index"] if row["bbox_source"] == "given" else None)
+    hands = sample.hands if isinstance(sample.hands, list) else []
+    hand = hands[index] if index is not None and index < len(hands) else None
     joints_2d = _numbers(hand, "joints_2d", (21, 2))
     if joints_2d is None:
         return None
     camera = camera_of(sample.camera)
-    vertices = None if mesh is None else _numbers(hand, "vertices", mesh[0].shape)
+    # The triangles are those of the annotation's side.
+    same_side = mesh is not None and isinstance(hand, dict) and hand.get("side") == row["side"]
+    vertices = _numbers(hand, "vertices", mesh[0].shape) if same_side else None
     if camera is None or vertices is None or vertices[:, 2].min() <= 0:
         return render.draw_skeleton(view.picture, view.to_view(joints_2d))
     points = view.to_view(project(vertices, np.array(camera)))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.boxes.overlap import overlap
+
 # Below this side a part shows MediaPipe's palm detector, which sees 192 pixels, no more than the image did.
 SMALLEST_PART = 192
 
@@ -94,13 +96,17 @@ def same_hand(hand: FoundHand, other: FoundHand) -> bool:
 
 def iou(hand: FoundHand, other: FoundHand) -> float:
     """Returns the area that two hands' tight boxes share, over the area that they cover together."""
-    shared = _shared(hand, other)
-    return shared / max(_area(hand) + _area(other) - shared, 1e-9)
+    return float(overlap(_box(hand), _box(other)[None])[0])
 
 
 def covered(hand: FoundHand, other: FoundHand) -> float:
     """Returns which share of a hand's tight box lies in the other's."""
     return _shared(hand, other) / max(_area(hand), 1e-9)
+
+
+def _box(hand: FoundHand) -> NDArray[np.float64]:
+    low = hand.landmarks.min(axis=0)
+    return np.concatenate([low, hand.landmarks.max(axis=0) - low])
 
 
 def _area(hand: FoundHand) -> float:

@@ -1,4 +1,4 @@
-"""The stage that measures: a unit's annotations against its labels, to one row of errors per labelled hand."""
+"""The stage that measures: a unit's annotations against its labels, to rows of errors."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from pipeline.sources import SOURCES
 
 MEASURED, MISSING, NO_TRUTH, REJECTED = "measured", "missing", "no_truth", "rejected"
 UNLABELLED = "unlabelled"
-NOT_FOUND = "not found"  # why a hand is missing that was looked for
+NOT_FOUND = "not found"  # why a hand is missing with which nothing went wrong
 # Hands whose meshes are held at once.
 BATCH = 256
 
@@ -55,10 +55,11 @@ ABOUT = pa.schema(
 )
 """What stands beside the errors. status: `measured`; `missing`: no prediction, failed by every metric; `no_truth`:
 the label says nothing to measure against; `rejected`: what the shard says of it cannot be used (without key: the
-rest of a damaged shard); `unlabelled`: a hand was found where the label has none. annotated_index, annotated_side: what
-the annotation's row says of the hand. root: the labelled wrist in camera space, metres. hidden_share: of the 21 joints.
-index: in the benchmark's own order. other_hand_model: the labels', where their meshes are not those of the predictions.
-The metrics follow as float64 columns: `pipeline.metrics.sample_errors`, null where there is none."""
+rest of a damaged shard); `unlabelled`: an annotated hand that lies where no labelled one does. annotated_index,
+annotated_side: what the annotation's row says of the hand. root: the labelled wrist in camera space, metres.
+hidden_share: of the 21 joints. index: in the benchmark's own order. other_hand_model: the labels', where their meshes
+are not those of the predictions. The metrics follow as float64 columns: `pipeline.metrics.sample_errors`, null where
+there is none."""
 
 
 class MeasureUnit:
@@ -106,11 +107,10 @@ def errors_of_unit(job: Measurement, poser: HandPoser | None, unit: Unit, part: 
     """
     annotations = read_table(job.predictions, "annotations", part)
     annotated = _Annotated(annotations)
-    reasons = {
-        (row["key"], row["hand_index"]): row["reason"]
-        for row in (read_table(job.predictions, "ledger", part).to_pylist() if part.counts.rejects else ())
-        if row["status"] == "rejected"
-    }
+    reasons: dict[str | None, dict[int | None, str]] = {}
+    for row in read_table(job.predictions, "ledger", part).to_pylist() if part.counts.rejects else ():
+        if row["status"] == "rejected":
+            reasons.setdefault(row["key"], {})[row["hand_index"]] = row["reason"]
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, float]] = []
     pairs: list[Pair] = []
@@ -130,8 +130,7 @@ def errors_of_unit(job: Measurement, poser: HandPoser | None, unit: Unit, part: 
                 tell({"key": key, "hand_index": index, "status": REJECTED, "reason": str(hand)})
                 continue
             row = row_of.get(index)
-            own = reasons.get((key, index), "no such hand was annotated") if job.boxes_given else NOT_FOUND
-            pairs.append(Pair(hand, row, reasons.get((key, None), own) if row is None else None))
+            pairs.append(Pair(hand, row, _why(job, reasons.get(key, {}), index) if row is None else None))
         # Any other one may be the hand whose label cannot be used.
         if len(usable) == len(hands) and not job.boxes_given:
             for row in sorted(set(annotated.rows_of(key)) - set(row_of.values())):
@@ -141,6 +140,14 @@ def errors_of_unit(job: Measurement, poser: HandPoser | None, unit: Unit, part: 
             pairs = []
     _take(job, poser, unit, annotations, annotated, pairs, rows, errors)
     return _table(job, rows, errors)
+
+
+def _why(job: Measurement, reasons: Mapping[int | None, str], index: int) -> str:
+    """Says why a hand has no annotation, from what was rejected of its sample."""
+    if job.boxes_given:
+        return reasons.get(index) or reasons.get(None) or "no such hand was annotated"
+    # Nobody knows which of the labelled hands a rejected one would have been.
+    return next(iter(reasons.values()), NOT_FOUND)
 
 
 class _Annotated:
@@ -154,6 +161,9 @@ class _Annotated:
         self._sides = annotations["side"].to_pylist()
         self._confidences = annotations["confidence"].to_pylist()
         self._boxes = numbers(annotations, "bbox", 4)
+        self._sizes = np.stack(
+            [annotations[name].to_numpy() for name in ("image_width", "image_height")], axis=1
+        )
 
     def rows_of(self, key: str | None) -> list[int]:
         """Returns the rows of a sample."""
@@ -166,8 +176,15 @@ class _Annotated:
     def by_place(self, key: str | None, hands: Sequence[TrueHand]) -> dict[int, int]:
         """Returns those of a sample's rows that lie where a labelled hand does, by that one's index."""
         rows = self.rows_of(key)
+        if not rows or not hands:
+            return {}
+        # What lies outside of the picture no detector sees.
+        boxes = np.array([hand.bbox for hand in hands])
+        ends = np.clip(boxes[:, :2] + boxes[:, 2:], 0, self._sizes[rows[0]])
+        boxes[:, :2] = np.maximum(boxes[:, :2], 0)
+        boxes[:, 2:] = np.maximum(ends - boxes[:, :2], 0)
         pairs = pair_by_place(
-            np.array([hand.bbox for hand in hands]).reshape(-1, 4),
+            boxes,
             np.array([hand.left for hand in hands], np.bool_),
             self._boxes[rows],
             np.array([self._sides[row] == "left" for row in rows], np.bool_),

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from model.mano.asset import HandModel
 from pipeline.columns import fixed_lists
 from pipeline.evaluation.hands import HandPoser, predicted_vertices
 from pipeline.evaluation.summary import WorstHand
-from pipeline.gallery import Picture, strips
+from pipeline.gallery import LABEL_INDEX, Picture, strips
 from pipeline.records import ANNOTATIONS, Unit
 from pipeline.render import Tile, sheet
 from pipeline.sinks.parts import Part, read_table
@@ -32,10 +33,13 @@ def worst_sheet(
     poser = None if hand_model is None else HandPoser(hand_model)
     tables = []
     for unit_id in dict.fromkeys(hand.unit_id for hand in worst):
-        places = {(hand.key, hand.hand_index) for hand in worst if hand.unit_id == unit_id}
+        labels = {(hand.key, hand.hand_index): hand.label_index for hand in worst if hand.unit_id == unit_id}
         table = read_table(predictions, "annotations", parts[unit_id])
-        stands = zip(table["key"].to_pylist(), table["hand_index"].to_pylist(), strict=True)
-        table = table.filter(pa.array([place in places for place in stands]))
+        places = zip(table["key"].to_pylist(), table["hand_index"].to_pylist(), strict=True)
+        table = table.append_column(
+            LABEL_INDEX, pa.array([labels.get(place) for place in places], pa.int32())
+        )
+        table = table.filter(pc.is_valid(table[LABEL_INDEX]))
         if "vertices" not in table.column_names and poser is not None:
             posed = predicted_vertices(table, poser)
             assert posed is not None

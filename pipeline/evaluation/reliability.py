@@ -60,9 +60,15 @@ def error_by_coverage(confidence_N: Floats, errors_mm_N: Floats) -> Floats:
     return np.asarray(np.cumsum(in_order) / np.arange(1, len(in_order) + 1))
 
 
-def half_of(confidence_N: Floats, errors_mm_N: Floats) -> float:
-    """Returns the mean error of the more confident half."""
-    return float(error_by_coverage(confidence_N, errors_mm_N)[max(1, len(errors_mm_N) // 2) - 1])
+def half_of(confidence_N: NDArray[np.floating], errors_mm_N: NDArray[np.floating]) -> float:
+    """Returns the mean error of the more confident half; of equal confidences at its border each counts in part."""
+    half = max(1, len(errors_mm_N) // 2)
+    least = np.partition(confidence_N, -half)[-half]
+    surer, tied = confidence_N > least, confidence_N == least
+    left = half - np.count_nonzero(surer)
+    return float(
+        (errors_mm_N[surer].sum(dtype=np.float64) + left * errors_mm_N[tied].mean(dtype=np.float64)) / half
+    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pipeline.evaluation.measurement import BASELINE
 from pipeline.evaluation.submissions import FORMATS, Submission
 from pipeline.evaluation.summary import Summary
 from pipeline.evaluation.tables import ABLATIONS, TABLES, Table, to_text, with_row
+from pipeline.metrics import PROTOCOLS
 
 # The root is the wrist, but for FreiHAND: `Protocol.root`.
 _HEADLINE: Final = (
@@ -67,12 +68,12 @@ def headlines(summary: Summary) -> list[str]:
         lines.append(
             f"beside them {counts[NO_TRUTH]} without a truth, {counts[REJECTED]} whose labels cannot be used"
         )
-    if counts[UNLABELLED]:
-        lines.append(f"{counts[UNLABELLED]} hands were found where the labels have none")
     lines += [
         f"  {kind} ({number})"
         for kind, number in sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0]))
     ]
+    if counts[UNLABELLED]:
+        lines.append(f"{counts[UNLABELLED]} annotated hands lie where no labelled one does")
     means, medians = summary.means(), summary.medians()
     for name, what, unit in _HEADLINE:
         if name not in means or math.isnan(means[name].mean):
@@ -103,9 +104,10 @@ def remarks(measured: Measured, summary: Summary) -> list[str]:
             "F-scores count them as 0"
         )
     if summary.other_side:
+        mirrored = PROTOCOLS[measured.dataset].reflections
         found.append(
-            f"{summary.other_side} hands were taken for hands of the other side, whose joints alignment cannot bring "
-            "together"
+            f"{summary.other_side} hands were taken for hands of the other side, which "
+            + ("errors after alignment do not show: it may mirror" if mirrored else "alignment cannot mend")
         )
     strangers = {name: n for name, n in summary.datasets.items() if name != measured.dataset}
     if strangers and measured.dataset != "shards":

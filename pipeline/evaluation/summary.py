@@ -32,12 +32,13 @@ PA_MPJPE = "pa_mpjpe_mm"  # by which hands are the worst
 
 @dataclass(frozen=True, order=True)
 class WorstHand:
-    """A measured hand that is far from the truth; hand_index: its annotation's."""
+    """A measured hand that is far from the truth; hand_index: its annotation's, label_index: its label's."""
 
     error_mm: float
     unit_id: str
     key: str
     hand_index: int
+    label_index: int
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Summary:
     groups: Breakdown = field(default_factory=Breakdown)
     worst: list[WorstHand] = field(default_factory=list)
     placement: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
-    confidence: list[NDArray[np.float64]] = field(default_factory=list)
+    confidence: list[NDArray[np.float32]] = field(default_factory=list)
 
     @property
     def evaluated(self) -> int:
@@ -83,13 +84,15 @@ class Summary:
         return {name: float(np.median(values)) for name, values in errors.items() if len(values)}
 
     def halves(self) -> dict[str, float]:
-        """Returns the mean PA-MPJPE of a random half of the measured hands, of the more confident one, and of the half
-        that one would keep if the errors were known, in mm; {} where nothing was measured.
+        """Returns the PA-MPJPE to expect of a random half of the measured hands, which is that of all, that of the more
+        confident half, and that of the half that one would keep if the errors were known, in mm; {} of no hands.
         """
-        confidence, errors = np.concatenate([np.empty((2, 0)), *self.confidence], axis=1)
+        if not self.confidence:
+            return {}
+        confidence, errors = np.concatenate(self.confidence, axis=1)
         if not len(errors):
             return {}
-        mean, best = float(errors.mean()), half_of(confidence, errors)
+        mean, best = float(errors.mean(dtype=np.float64)), half_of(confidence, errors)
         return {
             "random_half_mm": mean,
             "best_half_mm": best,
@@ -99,7 +102,7 @@ class Summary:
 
 
 def summarise(output: str, units: Sequence[Unit], worst: int) -> Summary:
-    """Sums up the errors of units; memory grows with groups and with `worst`, and by 16 bytes a hand, 40 if placed."""
+    """Sums up the errors of units; memory grows with groups and with `worst`, and by 8 bytes a hand, 32 if placed."""
     summary = Summary()
     for unit, table in read_errors(output, units):
         _add(summary, table)
@@ -177,7 +180,7 @@ def _add(summary: Summary, table: pa.Table) -> None:
         summary.placement.setdefault(name, []).append(table[name].drop_null().to_numpy())
     graded = table.filter(pc.and_(pc.is_valid(table["confidence"]), pc.is_valid(table[PA_MPJPE])))
     told = np.stack([graded["confidence"].to_numpy(), graded[PA_MPJPE].to_numpy()])
-    summary.confidence.append(told.astype(np.float64))
+    summary.confidence.append(told.astype(np.float32))
     sequences = table["sequence"].to_pylist()
     places = zip(table["source"].to_pylist(), table["key"].to_pylist(), sequences, strict=True)
     drawn = [sequence or f"{source}#{key}" for source, key, sequence in places]
@@ -192,8 +195,11 @@ def _add(summary: Summary, table: pa.Table) -> None:
 def _note_worst(worst: list[WorstHand], unit: Unit, table: pa.Table, most: int) -> None:
     """Keeps the hands with the largest errors, in a heap."""
     measured = table.filter(pc.and_(pc.equal(table["status"], MEASURED), pc.is_valid(table[PA_MPJPE])))
-    for row in measured.select([PA_MPJPE, "key", "annotated_index"]).to_pylist():
-        hand = WorstHand(row[PA_MPJPE], unit.unit_id, row["key"], row["annotated_index"])
+    columns = [PA_MPJPE, "key", "annotated_index", "hand_index"]
+    for error, key, hand_index, label_index in zip(
+        *(measured[name].to_pylist() for name in columns), strict=True
+    ):
+        hand = WorstHand(error, unit.unit_id, key, hand_index, label_index)
         if len(worst) < most:
             heapq.heappush(worst, hand)
         elif most and worst[0] < hand:

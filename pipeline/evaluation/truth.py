@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.crop import bbox_of_joints
 from pipeline.errors import DataError
 from pipeline.training.labels import fingertip_vertices_of, hand_count, hand_label, hand_model_of
 
@@ -17,9 +18,10 @@ Floats = NDArray[np.float64]
 class TrueHand:
     """One labelled hand; metres and camera axes, wrist at the origin. What is not labelled is None.
 
-    bbox: x, y, w, h in pixels. vertices: those that stand in the label itself; pose and betas may give them as well.
-    root: the wrist in camera space. index: the picture's place in the benchmark's own order. hand_model: whose
-    parameters and vertices these are. fingertips: which vertices the finger tips are.
+    bbox: x, y, w, h in pixels, round the labelled joints where there are any. vertices: those that stand in the label
+    itself; pose and betas may give them as well. root: the wrist in camera space. index: the picture's place in the
+    benchmark's own order. hand_model: whose parameters and vertices these are. fingertips: which vertices the finger
+    tips are.
     """
 
     key: str
@@ -79,7 +81,7 @@ def _true_hand(
         key=key,
         hand_index=hand_index,
         left=hand.left,
-        bbox=hand.bbox.astype(np.float64),
+        bbox=(bbox_of_joints(hand.joints_2d) if hand.has_joints_2d else hand.bbox).astype(np.float64),
         joints=hand.joints_3d.astype(np.float64) if hand.has_joints_3d else None,
         vertices=None if vertices is None else vertices - wrist,
         pose=hand.pose.astype(np.float64) if hand.has_mano else None,

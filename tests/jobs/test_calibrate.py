@@ -211,7 +211,8 @@ def test_what_is_learnt_of_found_hands_stands_beside_what_is_known_of_given_ones
     assert learnt.calibration["given"] == loaded(knows).calibration["given"]  # type: ignore[index]
     of_found = replace(job(), weights=learnt, boxes_identity="detect max_hands=8")
     assert of_found.calibration is not None
-    assert {"bbox_score"} < set(of_found.calibration.curve(tta=False).features)
+    curve = of_found.calibration.curve(tta=False)
+    assert max(zip(np.abs(curve.weights), curve.features, strict=True))[1] == "bbox_score"
     assert "boxes that the detector found" in of_found.metadata["confidence"]
     assert not of_found.remarks
     by_given = replace(job(), weights=loaded(knows), boxes_identity="detect max_hands=8")
@@ -255,6 +256,7 @@ def written(weights: LoadedWeights, shards: Path, output: Path) -> "pq.Table":
         (("--folds", "1"), "must be at least 2"),
         (("--weights", "OWN", "--output", "HOME"), "would replace --weights"),
         (("--predictions", "OLD"), "without the quality columns"),
+        (("--predictions", "TABLE"), "annotated with boxes of file:///boxes.csv, and"),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused_in_one_line(
@@ -272,6 +274,10 @@ def test_what_cannot_be_calibrated_is_refused_in_one_line(
     old = tmp_path / "old"
     old.mkdir()
     about = json.loads((predictions / "job.json").read_text())
+    of_table = tmp_path / "table"
+    of_table.mkdir()
+    about["content"]["boxes"] = "file:///boxes.csv 1"
+    (of_table / "job.json").write_text(json.dumps(about))
     del about["content"]["tta"]
     (old / "job.json").write_text(json.dumps(about))
     places = {
@@ -279,6 +285,7 @@ def test_what_cannot_be_calibrated_is_refused_in_one_line(
         "OWN": weights,
         "HOME": weights.parent,
         "OLD": old,
+        "TABLE": of_table,
     }
     status = calibrate(predictions, labelled, tmp_path / "out", *(places.get(word, word) for word in more))
     assert status == 2

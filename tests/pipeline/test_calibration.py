@@ -170,6 +170,8 @@ def test_a_calibration_of_something_else_is_refused(other: dict[str, str], says:
 def test_a_calibration_that_cannot_be_read_is_one_line() -> None:
     content = calibration().to_json()
     content["curves"] = [{**content["curves"][0], "features": ["colour"]}]
+    with pytest.raises(ConfigError, match="did not tell given boxes from found ones"):
+        choose(calibration().to_json(), GIVEN)
     for broken in (content, {}, {"curves": 3}, {**calibration().to_json(), "boxes": "dreamt"}):
         with pytest.raises(ConfigError, match="run `handocc calibrate` anew"):
             Calibration.from_json(broken)

@@ -39,7 +39,7 @@ class Hand:
         return replace(self, joints=by(self.joints), vertices=by(self.vertices))
 
 
-Change = Callable[[str, Hand], Hand | None]
+Change = Callable[[str, Hand], Hand | DataError | None]
 
 
 def unchanged(_key: str, hand: Hand) -> Hand:
@@ -58,7 +58,8 @@ def annotate(
 ) -> Path:
     """Writes an output for the shards of a folder.
 
-    Where `change` gives None the hand is rejected, or was not found where boxes are not given.
+    Where `change` gives an error the hand is rejected for it; where it gives None for some other, or, where boxes are
+    not given, the hand was not found.
     """
     inputs, _ = find_inputs([f"{shards}/*.tar"])
     units = []
@@ -95,8 +96,8 @@ def _write(output: Path, unit: Unit, change: Change, vertices: bool, boxes: str)
             row = {"source": unit.input, "key": sample.key, "hand_index": index, "status": "annotated"}
             if hand is None and boxes != "given":
                 continue
-            if hand is None:
-                reason = str(DataError("box outside", "of the test"))
+            if hand is None or isinstance(hand, DataError):
+                reason = str(hand or DataError("box outside", "of the test"))
                 ledger.append(row | {"status": "rejected", "stage": "boxes", "reason": reason})
                 continue
             ledger.append(row)

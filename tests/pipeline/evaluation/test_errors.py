@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from model.mano.synthetic import synthetic_hand
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.matching import match_units
 from pipeline.evaluation.report import headlines
 from pipeline.evaluation.summary import read_errors, summarise, to_json
@@ -193,9 +193,56 @@ def test_hands_that_were_found_are_known_by_their_place(shards: Path, tmp_path: 
     assert to_json(summary)["hands"]["unlabelled"] == 1
     said = "\n".join(headlines(summary))
     assert "2 without a prediction" in said
-    assert "1 hands were found where the labels have none" in said
-    annotated_as = {(row["key"], row["annotated_index"]) for row in status["measured"]}
-    assert all((hand.key, hand.hand_index) in annotated_as for hand in summary.worst)
+    assert "1 annotated hands lie where no labelled one does" in said
+    known_as = {(row["key"], row["annotated_index"], row["hand_index"]) for row in status["measured"]}
+    assert all((hand.key, hand.hand_index, hand.label_index) in known_as for hand in summary.worst)
+
+
+def test_what_went_wrong_with_a_sample_is_why_its_hands_were_not_found(shards: Path, tmp_path: Path) -> None:
+    broken = "00000004"
+
+    def found(key: str, hand: Hand) -> Hand | DataError | None:
+        return DataError("no side", "hand 3 has no side") if key == broken else None
+
+    predictions = annotate(shards, tmp_path / "predictions", found, boxes="file:///boxes.csv 1")
+    measured = measure(shards, predictions, tmp_path / "out", boxes_given=False)
+    by_reason = {row["reason"]: row["key"] for row in errors(measured)}
+    assert by_reason.keys() == {"not found", "no side: hand 3 has no side"}
+    assert by_reason["no side: hand 3 has no side"] == broken
+    summary = summarise(measured.output, measured.units, 0)
+    assert 0 < summary.not_found < summary.counts["missing"]
+
+
+def test_a_found_hand_may_be_the_one_whose_label_is_broken(shards: Path, tmp_path: Path) -> None:
+    predictions = annotate(shards, tmp_path / "predictions", boxes="detect")
+
+    def broken(label: Label) -> None:
+        if label["index"] % 2:
+            label["hands"][0]["side"] = "both"
+        else:
+            # The box may be of the whole picture: where joints are labelled they say where the hand is.
+            label["hands"][0]["bbox"] = [0, 0, 160, 160]
+
+    changed = relabelled(shards, tmp_path / "changed", broken)
+    rows = errors(measure(changed, predictions, tmp_path / "out", boxes_given=False))
+    assert {row["status"] for row in rows} == {"measured", "rejected"}
+    assert sum(row["status"] == "rejected" for row in rows) == 12
+
+
+def test_a_hand_that_reaches_out_of_the_picture_is_known_by_what_is_inside(
+    shards: Path, tmp_path: Path
+) -> None:
+    def at_the_border(_key: str, hand: Hand) -> Hand:
+        return replace(hand, columns={"bbox": [0.0, 40.0, 60.0, 60.0]})
+
+    def there(label: Label) -> None:
+        for hand in label["hands"]:
+            hand["joints_2d"] = [[-90.0, 40.0], [60.0, 100.0], *[[0.0, 50.0]] * 19]
+
+    predictions = annotate(shards, tmp_path / "predictions", at_the_border, boxes="detect")
+    changed = relabelled(shards, tmp_path / "changed", there)
+    rows = errors(measure(changed, predictions, tmp_path / "out", boxes_given=False))
+    assert {row["status"] for row in rows} == {"measured"}
 
 
 def test_the_worst_hands_are_those_with_the_largest_errors(shards: Path, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ def test_a_hand_is_known_by_its_place_whatever_its_side() -> None:
     assert pair_by_place(BOX, RIGHT, np.empty((0, 4)), np.empty(0, np.bool_)) == []
 
 
-def test_each_hand_has_one_partner_and_all_are_found_at_once() -> None:
-    # The first that was found lies nearest to both; only one order gives both a partner.
-    truth = np.array([[40.0, 40, 60, 60], [60, 40, 60, 60]])
-    found = np.array([[62.0, 40, 60, 60], [85, 40, 60, 60]])
-    sides = np.array([False, False])
-    assert pair_by_place(truth, sides, found, sides) == [(0, 0), (1, 1)]
+def test_each_hand_has_one_partner_and_the_nearest_go_first() -> None:
+    # The first that was found is the second hand itself; the first hand was not found, and the second twice.
+    truth = np.array([[40.0, 40, 60, 60], [62, 40, 60, 60]])
+    found = np.array([[62.0, 40, 60, 60], [88, 40, 60, 60]])
+    for left in ([False, False], [True, False], [True, True]):
+        assert pair_by_place(truth, np.array(left), found, np.array([False, False])) == [(1, 0)]
 
 
 def test_hands_that_share_a_box_are_told_apart_by_their_sides() -> None:

@@ -46,7 +46,8 @@ def test_hands_of_the_other_side_are_remarked_on() -> None:
     made = summary()
     made.other_side = 3
     (said,) = remarks(Measured("shards", "ours", "hand", True), made)
-    assert said.startswith("3 hands were taken for hands of the other side")
+    assert said == "3 hands were taken for hands of the other side, which alignment cannot mend"
+    assert "it may mirror" in remarks(Measured("ho3d-v2", "ours", "hand", True), made)[0]
 
 
 def test_what_cannot_be_compared_with_the_paper_is_said() -> None:

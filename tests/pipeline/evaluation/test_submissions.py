@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,16 @@ from tests.pipeline.evaluation.annotated import Change, Hand, annotate, unchange
 from tests.pipeline.evaluation.measured import measure
 
 
-def submit(root: Path, dataset: str, split: str, tmp_path: Path, change: Change = unchanged) -> Submission:
+def submit(
+    root: Path, dataset: str, split: str, tmp_path: Path, change: Change = unchanged, boxes: str = "given"
+) -> Submission:
     """Prepares a fixture, takes its truth for a prediction, and writes the submission."""
     models = load_hand_models(str(write_mano(tmp_path / "mano")))
     prepare(dataset, root, split, tmp_path / "shards", models)
-    predictions = annotate(tmp_path / "shards", tmp_path / "predictions", change, rows=2)
-    measured = measure(tmp_path / "shards", predictions, tmp_path / "out", dataset)
+    predictions = annotate(tmp_path / "shards", tmp_path / "predictions", change, rows=2, boxes=boxes)
+    measured = measure(
+        tmp_path / "shards", predictions, tmp_path / "out", dataset, boxes_given=boxes == "given"
+    )
     return write_submission(
         measured.output,
         dataset,
@@ -71,6 +76,20 @@ def test_a_picture_without_a_prediction_keeps_its_place(tmp_path: Path) -> None:
     assert np.abs(verts[[0, 2]] - true_verts[[0, 2]]).max() < 1e-6
     assert np.abs(xyz[1] - true_xyz[1, 0]).max() < 1e-6
     assert written.empty == 1
+
+
+def test_found_hands_are_submitted_for_the_pictures_where_they_lie(tmp_path: Path) -> None:
+    def found(key: str, hand: Hand) -> Hand:
+        elsewhere = {"bbox": [-900.0, 0.0, 5.0, 5.0]} if key == ho3d.EVALUATION[1] else {}
+        size = {"image_width": 640, "image_height": 480}
+        return replace(hand, columns={"hand_index": 4, **size, **elsewhere})
+
+    root = ho3d.build(tmp_path / "root")
+    written = submit(root, "ho3d-v2", "evaluation", tmp_path, found, boxes="detect")
+    (xyz, _), (true_xyz, _) = read_zip(written), published(root)
+    assert np.abs(xyz[[0, 2]] - true_xyz[[0, 2]]).max() < 1e-6
+    assert np.abs(xyz[1] - true_xyz[1, 0]).max() < 1e-6
+    assert (written.pictures, written.empty) == (3, 1)
 
 
 def test_without_a_published_truth_there_is_still_a_submission(tmp_path: Path) -> None:
