@@ -94,7 +94,7 @@ class Options:
     max_reject_rate: float | None = option(
         None, help="stop when a larger share of samples is rejected (status 4)"
     )
-    address: str | None = option(None, help="a Ray cluster; default: this machine")
+    address: str | None = option(None, help="a Ray cluster; default: RAY_ADDRESS, else this machine")
 
 
 def run(options: Options) -> int:

@@ -50,7 +50,7 @@ class Options:
         False,
         help="measure how hands are put into camera space instead, beside a fit per hand; --count hands",
     )
-    address: str | None = option(None, help="a Ray cluster; default: this machine")
+    address: str | None = option(None, help="a Ray cluster; default: RAY_ADDRESS, else this machine")
 
 
 def run(options: Options) -> int:

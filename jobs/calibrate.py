@@ -54,7 +54,7 @@ class Options:
     folds: int = option(5, help="what the figures hold for is learnt without the fold that it is measured on")
     seed: int = option(0, help="of drawing pictures and dealing them to folds")
     overwrite: bool = option(False, help="do anew what another job left in the output")
-    address: str | None = option(None, help="a Ray cluster; default: this machine")
+    address: str | None = option(None, help="a Ray cluster; default: RAY_ADDRESS, else this machine")
 
 
 def run(options: Options) -> int:

@@ -69,7 +69,8 @@ class Options:
     model: str | None = option(None, help="paper, release or tiny; weights of ours know theirs")
     mano: str | None = option(
         None,
-        help="MANO_RIGHT.pkl, checkpoint or synthetic; with --predictions for meshes that are not stored",
+        help="MANO_RIGHT.pkl or synthetic, with --weights also checkpoint; with --predictions for meshes that are not "
+        "stored",
     )
     precision: Precision = option("fp32", help="arithmetic of the network")
     unit_rows: int | None = option(None, help="samples per unit of work; default: at most 256 MiB of crops")
@@ -82,7 +83,7 @@ class Options:
     worst: int = option(16, help="how many of the worst hands to draw")
     limit: int | None = option(None, help="stop after the units that hold the first N samples")
     overwrite: bool = option(False, help="do anew what another job left in the output")
-    address: str | None = option(None, help="a Ray cluster; default: this machine")
+    address: str | None = option(None, help="a Ray cluster; default: RAY_ADDRESS, else this machine")
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,7 @@ def parse(options: type[T], command: str, arguments: Sequence[str]) -> T:
         if field.default is dataclasses.MISSING and name not in values
     ]
     if missing:
-        raise ConfigError(
-            f"handocc {command}: needs {', '.join(missing)}; `handocc {command} --help` explains"
-        )
+        raise ConfigError(f"needs {', '.join(missing)}; `handocc {command} --help` explains")
     return options(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
@@ -75,7 +73,9 @@ def _scalar(hint: Any) -> Any:
 def _how(hint: Any, field: "dataclasses.Field[Any]") -> dict[str, Any]:
     kind = _scalar(hint)
     text = field.metadata["help"]
-    if field.default not in (dataclasses.MISSING, None, False):
+    if field.default is dataclasses.MISSING:
+        text += " (must be given)"
+    elif field.default is not None and field.default is not False and field.default != ():
         text += f" (default: {field.default})"
     how: dict[str, Any] = {"help": text.replace("%", "%%"), "default": None}
     if kind is bool:

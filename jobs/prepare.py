@@ -36,7 +36,7 @@ class Options:
     per_shard: int = option(200, help="frames per shard")
     retry_rejected: bool = option(False, help="do anew the shards whose frames were rejected in part")
     overwrite: bool = option(False, help="do anew what another job left in the output")
-    address: str | None = option(None, help="a Ray cluster; default: this machine")
+    address: str | None = option(None, help="a Ray cluster; default: RAY_ADDRESS, else this machine")
 
 
 def run(options: Options) -> int:

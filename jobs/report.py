@@ -32,7 +32,7 @@ Rows = Sequence[Sequence[Tile]]  # of pictures, of one hand
 
 @dataclass(frozen=True)
 class Options:
-    """Draws hands of an output: the image, its joints, the mesh over it and from its side, and the truth if known."""
+    """Draws hands of an output: the image, its joints, its mesh over it and from its side, and the truth, if known."""
 
     output: str = option(help="an output of annotate", positional=True)
     count: int = option(24, help="how many hands to draw")

@@ -57,7 +57,7 @@ class Options:
     split: str = option("train", help="what the labels say of themselves")
     look: Look = option("day", help="night: dark, blue, blurred and noisy, a domain of its own")
     overwrite: bool = option(False, help="do anew what another job left in the output")
-    address: str | None = option(None, help="a Ray cluster; default: this machine")
+    address: str | None = option(None, help="a Ray cluster; default: RAY_ADDRESS, else this machine")
 
 
 def run(options: Options) -> int:

@@ -14,6 +14,7 @@ from jobs.options import option
 from model.mano.asset import HandModel
 from model.mano.synthetic import synthetic_hand
 from pipeline import compact, lease, storage
+from pipeline.calibration import DETECTED, origin_of
 from pipeline.errors import ConfigError
 from pipeline.fingerprint import fingerprint_of
 from pipeline.plan import load_plan
@@ -44,10 +45,12 @@ class Options:
         help="MANO_RIGHT.pkl or synthetic: the annotations' own hand model; needed unless it is synthetic",
     )
     truth: str | None = option(
-        None, help="measure against the truth of `handocc synthesize --films`: its folder `truth`"
+        None,
+        help="measure against the truth of `handocc synthesize --films`, its folder `truth`; the annotations' boxes "
+        "must be its boxes.parquet",
     )
     overwrite: bool = option(False, help="do anew what was tracked with other settings")
-    address: str | None = option(None, help="a Ray cluster; default: this machine")
+    address: str | None = option(None, help="a Ray cluster; default: RAY_ADDRESS, else this machine")
 
 
 def run(options: Options) -> int:
@@ -56,6 +59,11 @@ def run(options: Options) -> int:
     _check(options)
     output = storage.canonical(options.output)
     job = record.of_annotate(output)
+    if options.truth is not None and origin_of(job["content"]["boxes"]) == DETECTED:
+        raise ConfigError(
+            f"--truth {options.truth}: knows hands by their index in its boxes.parquet, and {options.output} was "
+            "annotated with --boxes detect; annotate with --boxes and that table"
+        )
     hand_model = _hand_model(options.mano, job)
     settings = Settings(options.gap, options.smoothing, options.min_frames)
     content = {"version": TRACKING_VERSION, **asdict(settings), "hand_model": hand_model.name}

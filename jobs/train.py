@@ -93,7 +93,7 @@ class Options:
     max_failures: int = option(3, help="how often a worker may die before the run does")
     resume: bool = option(False, help="continue the run in the output, if there is one")
     overwrite: bool = option(False, help="do anew what another run left in the output")
-    address: str | None = option(None, help="a Ray cluster; default: this machine")
+    address: str | None = option(None, help="a Ray cluster; default: RAY_ADDRESS, else this machine")
 
 
 def run(options: Options) -> int:

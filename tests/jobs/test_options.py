@@ -111,3 +111,13 @@ def test_a_request_that_cannot_be_met_is_one_line_and_status_2(
 def test_an_unknown_command_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["anotate"]) == 2
     assert "annotate, train, " in capsys.readouterr().err
+
+
+def test_help_says_what_must_be_given_and_what_else_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["calibrate", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "what prepare or synthesize wrote (must be given)" in said
+    assert "dealing them to folds (default: 0)" in said
+    assert "default: None" not in said
+    assert "default: False" not in said

@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.cli import main
+from jobs.record import OF_ANNOTATE
 from tests.pipeline.tracking.annotated import Noise, annotate
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -99,3 +101,13 @@ def test_killed_and_started_again_it_leaves_the_same_bytes(
     assert "4 films (4 in this run)" in handocc("track", killed, "--smoothing", "0.1", "--overwrite").stdout
     assert parts(killed).keys() == parts(whole).keys()
     assert parts(killed) != parts(whole)
+
+
+def test_a_truth_by_index_is_none_for_hands_that_were_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job: dict[str, Any] = {name: kind() for name, kind in OF_ANNOTATE.items()}
+    job |= {"command": "annotate", "fingerprint": "f" * 64, "content": {"boxes": "detect max_hands=8"}}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    assert main(["track", str(tmp_path), "--truth", str(tmp_path / "truth")]) == 2
+    assert "was annotated with --boxes detect" in capsys.readouterr().err
