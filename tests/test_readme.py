@@ -8,12 +8,23 @@ import pytest
 
 from jobs.annotate import Options
 from jobs.cli import COMMANDS
-from pipeline.records import ANNOTATIONS
+from pipeline.evaluation.errors import ABOUT
+from pipeline.pseudo_labels.shards import ACCOUNT
+from pipeline.records import ANNOTATIONS, LEDGER
+from pipeline.synthesis.films import TRUTH
+from pipeline.tracking.tracks import TRACKS
 
 
 @pytest.fixture(scope="module")
 def readme(repository: Path) -> str:
     return (repository / "README.md").read_text()
+
+
+def columns_of(text: str) -> list[set[str]]:
+    """The names in the first column of every table of columns."""
+    tables = [after.split("\n\n")[0] for after in text.split("| column | type | meaning |")[1:]]
+    cells = [[line.split("|")[1] for line in table.splitlines()[2:]] for table in tables]
+    return [{name for cell in rows for name in re.findall(r"`(\w+)`", cell)} for rows in cells]
 
 
 def test_every_option_of_annotate_is_in_the_table_and_no_other(readme: str) -> None:
@@ -22,9 +33,17 @@ def test_every_option_of_annotate_is_in_the_table_and_no_other(readme: str) -> N
 
 
 def test_every_column_is_in_the_table_and_no_other(readme: str) -> None:
-    table = readme.split("| column | type | meaning |")[1].split("\n\n")[0]
-    cells = [line.split("|")[1] for line in table.splitlines()[2:]]
-    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set(ANNOTATIONS.names)
+    (table,) = columns_of(readme)
+    assert table == set(ANNOTATIONS.names)
+
+
+def test_every_column_of_the_other_outputs_is_in_its_table_and_no_other(repository: Path) -> None:
+    ledger, tracks, errors, truth, manifest = columns_of((repository / "docs/outputs.md").read_text())
+    assert ledger == set(LEDGER.names)
+    assert tracks == set(TRACKS.names)
+    assert errors - {"failed", "mpjpe_mm", "auc"} == set(ABOUT.names)
+    assert truth == set(TRUTH.names)
+    assert manifest == set(ACCOUNT.names) - {"dropped"}
 
 
 def test_the_tree_and_the_commands_are_those_of_the_repository(readme: str, repository: Path) -> None:
