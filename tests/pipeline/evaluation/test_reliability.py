@@ -10,6 +10,7 @@ from pipeline.evaluation.reliability import (
     coverage_chart,
     error_by_coverage,
     expected_calibration_error,
+    half_of,
     judge,
     reliability_bins,
     reliability_chart,
@@ -50,6 +51,12 @@ def test_the_best_half_is_held_against_random_halves_and_the_best_there_could_be
     nothing = judge(HeldOut("nothing", np.full(100, 0.3), None), errors, 50.0)
     assert nothing["best_half_mm"] == pytest.approx(50.5)
     assert nothing["auroc"] == 0.5
+
+
+def test_of_equal_confidences_at_the_border_of_the_half_each_counts_in_part() -> None:
+    errors = np.array([2.0, 1.0, 4.0, 6.0])
+    assert half_of(np.array([0.5, 0.9, 0.5, 0.5]), errors) == (1 + 4) / 2
+    assert half_of(np.full(4, 0.5), errors) == errors.mean()
 
 
 def test_charts_draw_every_series_in_its_colour() -> None:
