@@ -134,7 +134,11 @@ def _short(value: Any) -> str:
 
 
 def read(output: str, name: str) -> dict[str, Any] | None:
-    """Returns job.json or summary.json of an output, or None."""
+    """Returns what a JSON file of an output, such as job.json, holds, or None where it is not there.
+
+    Raises:
+        ConfigError: it cannot be read, or is none of ours.
+    """
     try:
         content: dict[str, Any] = json.loads(storage.read(storage.join(output, name)))
     except (FileNotFoundError, NotADirectoryError):

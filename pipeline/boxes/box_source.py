@@ -30,7 +30,8 @@ class BoxSource(Protocol):
 def parse_hand(
     entry: Any, *, side: str | None, source: str, sample_camera: Any = None, index: int = 0
 ) -> HandBox | DataError:
-    """Reads one `{bbox: [x, y, w, h], side}` of an input; `side` serves where the entry has none."""
+    """Reads one `{bbox: [x, y, w, h], side}` of an input, or returns what is wrong with it; `side` serves where the
+    entry has none."""
     if not isinstance(entry, dict):
         return DataError("bad box", f"hand {index} is a {type(entry).__name__}, not an object")
     bbox = numbers(entry.get("bbox"), 4)

@@ -72,7 +72,8 @@ class Boxes:
 def load(uri: str, version: str) -> Boxes:
     """Reads a boxes table; kept for the life of the process.
 
-    Parquet and CSV have `key`, `bbox` (Parquet) or `x, y, w, h`, and optionally `frame_index`, `side`, `score`.
+    Parquet and CSV have `key`, `bbox` (Parquet) or `x, y, w, h`, and optionally `frame_index`, `side`, `score`
+    and `camera`.
     In COCO JSON the key is an image's `file_name`, and an annotation may have `side` or `hand_type`.
 
     Raises:

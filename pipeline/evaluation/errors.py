@@ -79,7 +79,7 @@ class MeasureUnit:
             "unit_version": unit.version,
             "annotated": part.counts.to_json(),
             "fingerprint": self.job.fingerprint,
-            "units": "mm; auc and f-scores 0 to 1",
+            "units": "mm; root in metres, depth_error_percent in %, auc and f-scores 0 to 1",
         }
         write_part(part_uri(self.output, "errors", unit.unit_id), table, metadata)
         return replace(record, counts=part.counts).timed("measure", time.perf_counter() - started)

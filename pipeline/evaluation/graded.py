@@ -13,6 +13,7 @@ from pipeline import storage
 from pipeline.calibration import Floats, features_of, peak_mass
 from pipeline.errors import ConfigError
 from pipeline.evaluation.errors import MEASURED
+from pipeline.evaluation.hands import rows_of
 from pipeline.evaluation.summary import read_errors
 from pipeline.pseudo_labels.labels import DATASET
 from pipeline.records import Unit
@@ -80,11 +81,8 @@ def _rows(
     annotations: pa.Table, errors: pa.Table, unit: Unit, names: Sequence[str], seed: int
 ) -> NDArray[np.float64]:
     """Returns two lots, error, peak mass and features of each measured hand of a unit."""
-    places = zip(annotations["key"].to_pylist(), annotations["hand_index"].to_pylist(), strict=True)
-    row_of = {place: row for row, place in enumerate(places)}
     keys = errors["key"].to_pylist()
-    wanted = [row_of[place] for place in zip(keys, errors["annotated_index"].to_pylist(), strict=True)]
-    hands = annotations.take(pa.array(wanted, pa.int64()))
+    hands = annotations.take(rows_of(annotations, keys, errors["annotated_index"].to_pylist()))
     sequences = errors["sequence"].to_pylist()
     source = storage.name_of(unit.input)
     lots = np.array(

@@ -3,6 +3,7 @@
 N hands; metres, camera axes; numpy, float64.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,15 @@ class HandPoser:
         right = self(self._mean_pose[None], np.zeros((1, 10)), np.array([False]))
         mirror = np.stack([np.where(left_N, -1.0, 1.0), np.ones(len(left_N)), np.ones(len(left_N))], axis=1)
         return Hands(right.joints * mirror[:, None], right.vertices * mirror[:, None])
+
+
+def rows_of(
+    annotations: pa.Table, keys: Sequence[str | None], hand_indices: Sequence[int | None]
+) -> NDArray[np.int64]:
+    """Returns the annotations' row (N,) of each hand, by its picture's key and its index there, or -1."""
+    places = zip(annotations["key"].to_pylist(), annotations["hand_index"].to_pylist(), strict=True)
+    row_of = {place: row for row, place in enumerate(places)}
+    return np.array([row_of.get(place, -1) for place in zip(keys, hand_indices, strict=True)], np.int64)
 
 
 def predicted_vertices(annotations: pa.Table, poser: HandPoser | None) -> Floats | None:

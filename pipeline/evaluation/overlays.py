@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from model.mano.asset import HandModel
 from pipeline.columns import fixed_lists
-from pipeline.evaluation.hands import HandPoser, predicted_vertices
+from pipeline.evaluation.hands import HandPoser, predicted_vertices, rows_of
 from pipeline.evaluation.summary import WorstHand
 from pipeline.gallery import LABEL_INDEX, Picture, strips
 from pipeline.records import ANNOTATIONS, Unit
@@ -31,31 +30,28 @@ def worst_sheet(
     if not worst:
         return None
     poser = None if hand_model is None else HandPoser(hand_model)
-    tables = []
+    tables, error_of = [], dict[str, float]()
     for unit_id in dict.fromkeys(hand.unit_id for hand in worst):
-        labels = {(hand.key, hand.hand_index): hand.label_index for hand in worst if hand.unit_id == unit_id}
+        hands = [hand for hand in worst if hand.unit_id == unit_id]
         table = read_table(predictions, "annotations", parts[unit_id])
-        places = zip(table["key"].to_pylist(), table["hand_index"].to_pylist(), strict=True)
-        table = table.append_column(
-            LABEL_INDEX, pa.array([labels.get(place) for place in places], pa.int32())
-        )
-        table = table.filter(pc.is_valid(table[LABEL_INDEX]))
+        # In the order of the annotations, so that a picture with several of them is read once.
+        rows = rows_of(table, [hand.key for hand in hands], [hand.annotated_index for hand in hands])
+        order = np.argsort(rows)
+        table, hands = table.take(rows[order]), [hands[number] for number in order]
+        error_of |= zip(table["instance_id"].to_pylist(), (hand.error_mm for hand in hands), strict=True)
+        labels = pa.array([hand.hand_index for hand in hands], pa.int32())
+        table = table.append_column(LABEL_INDEX, labels)
         if "vertices" not in table.column_names and poser is not None:
             posed = predicted_vertices(table, poser)
             assert posed is not None
             field = ANNOTATIONS.field("vertices")
             table = table.append_column(field, fixed_lists(posed.astype(np.float32), field.type))
         tables.append(table.append_column("unit_id", pa.array([unit_id] * table.num_rows)))
-    rows = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
-    place_of = {
-        row["instance_id"]: (row["unit_id"], row["key"], row["hand_index"])
-        for row in rows.select(["instance_id", "unit_id", "key", "hand_index"]).to_pylist()
-    }
-    error_of = {(hand.unit_id, hand.key, hand.hand_index): hand.error_mm for hand in worst}
+    shown = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     faces = None if hand_model is None else hand_model.faces
     drawn = []
-    for strip in strips(predictions, units, rows, faces, stamp):
-        error = error_of[place_of[strip.instance_id]]
+    for strip in strips(predictions, units, shown, faces, stamp):
+        error = error_of[strip.instance_id]
         first, *others = strip.tiles
         drawn.append((error, [Tile(first.image, f"{error:.1f} mm  {first.caption}"), *others]))
     drawn.sort(key=lambda item: -item[0])

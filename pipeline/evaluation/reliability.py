@@ -40,7 +40,8 @@ def reliability_bins(confidence_N: Floats, good_N: NDArray[np.bool_], bins: int 
 
 
 def expected_calibration_error(bins: list[Bin]) -> float:
-    """Returns the mean distance, over hands, between confidence and share of good ones (ECE)."""
+    """Returns the mean distance, over hands, between confidence and share of good ones (ECE, here of bins of
+    equally many hands)."""
     hands = sum(each.hands for each in bins)
     return sum(each.hands * abs(each.confidence - each.good) for each in bins) / hands
 

@@ -14,13 +14,14 @@ from functools import lru_cache
 from typing import IO, Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.mano.joints import HO3D_FROM_SIMPLE
 from pipeline import storage
 from pipeline.columns import numbers
 from pipeline.evaluation.errors import REJECTED, UNLABELLED
-from pipeline.evaluation.hands import Floats, HandPoser, predicted_vertices, translations
+from pipeline.evaluation.hands import Floats, HandPoser, predicted_vertices, rows_of, translations
 from pipeline.evaluation.summary import read_errors
 from pipeline.records import Unit
 from pipeline.sinks.parts import Part, read_table
@@ -148,7 +149,7 @@ def _places(output: str, units: Sequence[Unit], form: Format) -> list[_Place]:
 
 
 def _unit_hands(
-    rows: Sequence[Mapping[str, Any]], annotations: Any, poser: HandPoser | None, form: Format
+    rows: Sequence[Mapping[str, Any]], annotations: pa.Table, poser: HandPoser | None, form: Format
 ) -> _UnitHands:
     vertices = predicted_vertices(annotations, poser) if form.meshes else None
     if form.meshes and vertices is None:
@@ -156,10 +157,8 @@ def _unit_hands(
             "the annotations hold no vertices, and their hand model is not at hand: give --mano"
         )
     joints, wrists = numbers(annotations, "joints", 21, 3), translations(annotations)
-    keys, hands = annotations["key"].to_pylist(), annotations["hand_index"].to_pylist()
-    row_of = {place: row for row, place in enumerate(zip(keys, hands, strict=True))}
     count = len(rows)
-    found = np.array([row_of.get((row["key"], row["annotated_index"]), -1) for row in rows], np.int64)
+    found = rows_of(annotations, [row["key"] for row in rows], [row["annotated_index"] for row in rows])
     predicted = found >= 0
     wrist = np.array([[np.nan] * 3 if row["root"] is None else row["root"] for row in rows]).reshape(-1, 3)
     own = np.full((count, 3), np.nan)

@@ -32,23 +32,23 @@ PA_MPJPE = "pa_mpjpe_mm"  # by which hands are the worst
 
 @dataclass(frozen=True, order=True)
 class WorstHand:
-    """A measured hand that is far from the truth; hand_index: its annotation's, label_index: its label's."""
+    """A measured hand that is far from the truth; hand_index: its label's, annotated_index: its annotation's."""
 
     error_mm: float
     unit_id: str
     key: str
+    annotated_index: int
     hand_index: int
-    label_index: int
 
 
 @dataclass
 class Summary:
     """What came of an evaluation, all units together.
 
-    counts: hands by status. reasons: of those without a prediction or truth, by kind. datasets, splits: hands by what
-    their labels say they are of. other_side: hands that were taken for one of the other side. other_hand_models: hands
-    whose labelled meshes belong to another hand model. placement: every hand's errors of the wrist in camera space, for
-    their medians. confidence: every measured hand's, and its PA-MPJPE in mm, (2, n).
+    counts: hands by status. reasons: of those without a prediction, or whose labels cannot be used, by kind. datasets,
+    splits: hands by what their labels say they are of. other_side: hands that were taken for one of the other side.
+    other_hand_models: hands whose labelled meshes belong to another hand model. placement: every hand's errors of the
+    wrist in camera space, for their medians. confidence: every measured hand's, and its PA-MPJPE in mm, (2, n).
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -196,10 +196,8 @@ def _note_worst(worst: list[WorstHand], unit: Unit, table: pa.Table, most: int) 
     """Keeps the hands with the largest errors, in a heap."""
     measured = table.filter(pc.and_(pc.equal(table["status"], MEASURED), pc.is_valid(table[PA_MPJPE])))
     columns = [PA_MPJPE, "key", "annotated_index", "hand_index"]
-    for error, key, hand_index, label_index in zip(
-        *(measured[name].to_pylist() for name in columns), strict=True
-    ):
-        hand = WorstHand(error, unit.unit_id, key, hand_index, label_index)
+    for error, key, *indices in zip(*(measured[name].to_pylist() for name in columns), strict=True):
+        hand = WorstHand(error, unit.unit_id, key, *indices)
         if len(worst) < most:
             heapq.heappush(worst, hand)
         elif most and worst[0] < hand:

@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SIDE = 32  # pixels, of which the lowest frequencies are taken
+_FACTOR = 1.25  # by which a hand's box is enlarged about its centre
 
 
 def perceptual_hash(picture: NDArray[np.uint8]) -> int:
-    """64 bits of an RGB picture (H, W, 3): the signs of its 64 lowest cosine frequencies, about their median.
+    """64 bits of an RGB picture (H, W, 3): whether each of 64 low cosine frequencies is above their median.
 
-    The hash known as pHash (phash.org), without its constant term.
+    After the hash known as pHash (phash.org); these are the first 64 behind the constant term of the 9 x 9 lowest, row
+    by row.
     """
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -20,11 +22,11 @@ def perceptual_hash(picture: NDArray[np.uint8]) -> int:
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
 
-def hand_hash(picture: NDArray[np.uint8], bbox: Sequence[float], factor: float = 1.25) -> int:
-    """The hash of what lies in a box (x, y, w, h) in pixels, enlarged about its centre and cut at the border."""
+def hand_hash(picture: NDArray[np.uint8], bbox: Sequence[float]) -> int:
+    """The hash of what lies in a box (x, y, w, h) in pixels, enlarged by `_FACTOR` and cut at the border."""
     height, width = picture.shape[:2]
     x, y, w, h = bbox
-    grow_x, grow_y = w * (factor - 1) / 2, h * (factor - 1) / 2
+    grow_x, grow_y = w * (_FACTOR - 1) / 2, h * (_FACTOR - 1) / 2
     left, right = np.clip([round(x - grow_x), round(x + w + grow_x)], 0, width)
     top, bottom = np.clip([round(y - grow_y), round(y + h + grow_y)], 0, height)
     if right - left < 1 or bottom - top < 1:

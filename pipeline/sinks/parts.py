@@ -53,7 +53,7 @@ class Part:
 
 
 def part_uri(output: str, folder: str, name: str) -> str:
-    """Returns where a part lies, by its unit's id or its file's name; `folder` is annotations or ledger."""
+    """Returns where a part lies, by its unit's id or its file's name; `folder` is annotations, ledger, tracks …"""
     return storage.join(output, folder, f"{name}.parquet")
 
 

@@ -21,6 +21,7 @@ REACH, REACH_PER_S, FARTHEST = 1.0, 3.0, 2.5
 OVERLAP_COST, SIDE_COST, LOST_COST = 0.5, 0.4, 0.3
 # The velocity is that of so many seconds, and a hand keeps it for about as long.
 MOTION_S = 0.25
+MOTION_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def _gains(
 
 
 def _velocity(seen: Sightings, times: Floats, rows: Sequence[int]) -> Floats:
-    """Pixels a second of the joints' centre over the last MOTION_S, (2,)."""
+    """Pixels a second of the joints' centre over the last MOTION_S, MOTION_FRAMES frames at most, (2,)."""
     now = times[seen.frame[rows[-1]]]
-    first = next(row for row in rows[-16:] if now - times[seen.frame[row]] <= MOTION_S)
+    first = next(row for row in rows[-MOTION_FRAMES:] if now - times[seen.frame[row]] <= MOTION_S)
     elapsed = now - times[seen.frame[first]]
     if elapsed <= 0:
         return np.zeros(2)

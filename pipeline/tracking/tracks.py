@@ -86,7 +86,7 @@ class Frames:
 
 @dataclass
 class Tally:
-    """What came of films: `hands` annotated, those of them that are in `tracks`, and rows by kind.
+    """What came of films: `hands` annotated, the `tracks`, of the hands those that are `tracked`, and rows by kind.
 
     jitter: sums of |second difference| of joints about the wrist, in mm a frame², raw and smoothed, over `triples`
     of one track in consecutive frames, all of them annotated with the track's side.

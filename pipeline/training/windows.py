@@ -63,7 +63,7 @@ class WindowReader:
     supervise: Supervision = "all"
 
     def __call__(self, window: Window) -> ReadWindow:
-        """Returns a window's samples, shuffled.
+        """Returns a window's samples, shuffled in training, in order otherwise.
 
         In training one hand of each picture is drawn, and a picture that cannot be used has another one of the
         window in its place, so that every micro-batch is full. A window of validation may hold none.

@@ -195,7 +195,7 @@ def test_hands_that_were_found_are_known_by_their_place(shards: Path, tmp_path: 
     assert "2 without a prediction" in said
     assert "1 annotated hands lie where no labelled one does" in said
     known_as = {(row["key"], row["annotated_index"], row["hand_index"]) for row in status["measured"]}
-    assert all((hand.key, hand.hand_index, hand.label_index) in known_as for hand in summary.worst)
+    assert all((hand.key, hand.annotated_index, hand.hand_index) in known_as for hand in summary.worst)
 
 
 def test_what_went_wrong_with_a_sample_is_why_its_hands_were_not_found(shards: Path, tmp_path: Path) -> None:
