@@ -42,22 +42,31 @@ def first_of_equal(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
     bits: how many may differ, 0 to 3.
     """
     assert 0 <= bits <= 3, "four parts find no more differences than three"
-    first = np.ones(len(hashes), bool)
-    for part in range(4):
-        shift = np.uint64(16 * part)
-        key = (hashes >> shift) & np.uint64(0xFFFF)
-        order = np.lexsort((np.arange(len(hashes)), key[:, 1], key[:, 0]))
-        changes = np.flatnonzero((np.diff(key[order], axis=0) != 0).any(axis=1)) + 1
-        starts, stops = np.append(0, changes), np.append(changes, len(order))
-        for group in np.flatnonzero(stops - starts > 1):
-            _thin(order[starts[group] : stops[group]], hashes, first, bits)
+    first = np.zeros(len(hashes), bool)
+    # Of copies to the last bit the first one decides: either it stays, or what it equals.
+    numbers = np.sort(np.unique(hashes, axis=0, return_index=True)[1])
+    different = hashes[numbers]
+    stays = np.ones(len(different), bool)
+    groups = np.stack([_groups(different, part) for part in range(4)], axis=1)
+    kept: list[dict[int, list[int]]] = [{} for _ in range(4)]
+    for row in np.flatnonzero((groups >= 0).any(axis=1)).tolist():
+        own = [
+            kept[part].setdefault(group, []) for part, group in enumerate(groups[row].tolist()) if group >= 0
+        ]
+        near = [other for members in own for other in members]
+        apart = np.bitwise_count(different[near] ^ different[row]).sum(axis=1)
+        stays[row] = not (apart <= bits).any()
+        if stays[row]:
+            for members in own:
+                members.append(row)
+    first[numbers[stays]] = True
     return first
 
 
-def _thin(group: NDArray[np.int64], hashes: NDArray[np.uint64], first: NDArray[np.bool_], bits: int) -> None:
-    """Marks, in ascending order, what of a group equals an earlier member that stays."""
-    left = group[first[group]]
-    while len(left) > 1:
-        apart = np.bitwise_count(hashes[left[1:]] ^ hashes[left[0]]).sum(axis=1)
-        first[left[1:][apart <= bits]] = False
-        left = left[1:][apart > bits]
+def _groups(hashes: NDArray[np.uint64], part: int) -> NDArray[np.int64]:
+    """Numbers the hashes (n, 2) by 32 of their bits; -1 where no other has the same."""
+    bits = (hashes >> np.uint64(16 * part)) & np.uint64(0xFFFF)
+    _, group, counts = np.unique(
+        bits[:, 0] << np.uint64(16) | bits[:, 1], return_inverse=True, return_counts=True
+    )
+    return np.where(counts[group] > 1, group, -1)

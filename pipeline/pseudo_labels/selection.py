@@ -204,7 +204,7 @@ def _rows_uri(output: str, number: int) -> str:
 
 def _read(output: str, units: Sequence[Unit], motion: Motion) -> _Hands:
     """Reads the surveys once, and drops what hardly moved."""
-    columns = ["left", "bbox", "joints", "picture_hash", "hand_hash", "rank", "dropped"]
+    columns = ["left", "bbox", "joints", "picture", "picture_hash", "hand_hash", "rank", "dropped"]
     parts: list[tuple[NDArray[Any], ...]] = []
     source, walk = None, Walk(motion)
     for unit, table in read_surveys(output, units, columns):
@@ -213,7 +213,11 @@ def _read(output: str, units: Sequence[Unit], motion: Motion) -> _Hands:
         fate = np.array([REASONS.index(reason or KEPT) for reason in table["dropped"].to_pylist()], np.uint8)
         left = np.array(table["left"].to_pylist(), bool)
         boxes, joints = vectors(table, "bbox"), vectors(table, "joints").reshape(-1, 21, 3)
+        pictures, last_picture = table["picture"].to_numpy(), -1
         for row in np.flatnonzero(fate == 0):
+            if pictures[row] != last_picture:
+                last_picture = pictures[row]
+                walk.next_picture()
             if not walk.keeps("left" if left[row] else "right", joints[row], boxes[row]):
                 fate[row] = REASONS.index(NEAR_DUPLICATE)
         hashes = np.stack([table["picture_hash"].to_numpy(), table["hand_hash"].to_numpy()], axis=1)

@@ -58,6 +58,23 @@ def test_a_hand_that_hardly_moved_is_dropped_and_one_that_did_is_kept() -> None:
     assert all(Walk(Motion(0, 0.1)).keeps("left", joints, box) for _ in range(3))
 
 
+def test_a_crowd_that_stands_still_is_kept_once() -> None:
+    walk, rng = Walk(Motion(joints_mm=5, box=0.1)), np.random.default_rng(0)
+    crowd = [(rng.normal(0, 0.05, (21, 3)), np.array([200.0 * place, 60, 100, 80])) for place in range(20)]
+    for picture in range(3):
+        walk.next_picture()
+        kept = [walk.keeps("right", *hand) for hand in crowd]
+        assert all(kept) if picture == 0 else not any(kept)
+        crowd[3] = (crowd[3][0] + 0.02, crowd[3][1])
+        walk.next_picture()
+        assert [walk.keeps("right", *hand) for hand in crowd] == [place == 3 for place in range(20)]
+
+
+def test_what_equals_only_a_dropped_picture_stays() -> None:
+    chain = [(0, 0), (1 | 1 << 16 | 1 << 32, 0), (1 | 1 << 16 | 1 << 32 | 1 << 48, 0)]
+    assert first_of_equal(np.array(chain, np.uint64), 3).tolist() == [True, False, True]
+
+
 def test_copies_of_a_picture_are_known_and_other_pictures_are_told_apart(
     truth: Mapping[str, tuple[Any, bytes]],
 ) -> None:
