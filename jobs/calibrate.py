@@ -88,7 +88,7 @@ def run(options: Options) -> int:
         )
         graded = _graded(options, predicted, output)
         # Only then is the request the output's: what is refused for its threshold may come again with another.
-        require_learnable(graded.errors_mm, options.threshold_mm)
+        require_learnable(graded.errors_mm, graded.folds, options.threshold_mm)
         record.write(output, "job.json", record.job("calibrate", options, content))
         calibration, shown = _learn(options, predicted, graded)
         _write(output, calibration, shown, graded, weights)

@@ -13,7 +13,7 @@ from model.mano.joints import JOINT_NAMES
 from model.predictor import Precision
 from model.weights import LoadedWeights
 from pipeline.boxes.box_source import BoxSource
-from pipeline.calibration import Calibration, choose, origin_of
+from pipeline.calibration import GIVEN, Calibration, choose, origin_of
 from pipeline.fingerprint import fingerprint_of
 from pipeline.flow import Flow, Stage, Workers, as_it_is
 from pipeline.intrinsics import CameraRule
@@ -80,6 +80,11 @@ class Annotation:
             found += (
                 "what a confidence is worth was learnt in given boxes, these are found; `handocc calibrate` learns it "
                 "from annotations with --boxes detect",
+            )
+        elif self.calibration is not None and self.boxes_identity not in (GIVEN, self.calibration.boxes):
+            found += (
+                "what a confidence is worth was learnt in boxes that labelled shards give; nothing is known of what it "
+                "is worth in others",
             )
         elif self.calibration is None and self.weights.calibration:
             found += ("what the weights say of confidences is for found boxes: here they are not calibrated",)

@@ -266,15 +266,7 @@ def held_out(
     threshold_mm: float,
     names: Sequence[str],
 ) -> tuple[Floats, Floats]:
-    """Returns each hand's confidence and expected error (N,) by a curve learnt on the other folds alone.
-
-    Raises:
-        ConfigError: all hands are of one fold.
-    """
-    if len(np.unique(folds_N)) < 2:
-        raise ConfigError(
-            "the hands are all of one sequence: none can be held out to say what a calibration is worth"
-        )
+    """Returns each hand's confidence and expected error (N,) by a curve learnt on the other folds alone."""
     confidence, expected = np.empty(len(errors_mm_N)), np.empty(len(errors_mm_N))
     for fold in np.unique(folds_N):
         of_fold = folds_N == fold
@@ -284,11 +276,11 @@ def held_out(
     return confidence, expected
 
 
-def require_learnable(errors_mm_N: Floats, threshold_mm: float) -> None:
+def require_learnable(errors_mm_N: Floats, folds_N: NDArray[np.int64], threshold_mm: float) -> None:
     """Refuses hands from which nothing can be learnt about the threshold.
 
     Raises:
-        ConfigError: there are too few hands, or too few on one side of the threshold.
+        ConfigError: there are too few hands, too few on one side of the threshold, or all are of one fold.
     """
     count, good = len(errors_mm_N), int((errors_mm_N < threshold_mm).sum())
     if count < FEWEST_HANDS:
@@ -300,6 +292,11 @@ def require_learnable(errors_mm_N: Floats, threshold_mm: float) -> None:
         raise ConfigError(
             f"{good} of {count} hands are within {threshold_mm:g} mm: a calibration needs {FEWEST_OF_A_KIND} of each "
             f"kind; half of the hands are within {middle:.3g} mm, so give --threshold-mm near that"
+        )
+    if len(np.unique(folds_N)) < 2:
+        raise ConfigError(
+            "the hands are all of one sequence: none can be held out to say what a calibration is worth; name "
+            "shards of several with --data"
         )
 
 

@@ -94,7 +94,14 @@ def test_what_is_held_out_is_not_learnt() -> None:
 )
 def test_data_that_says_nothing_is_refused(errors: Floats, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        require_learnable(errors, 10.0)
+        require_learnable(errors, np.arange(len(errors)) % 2, 10.0)
+
+
+def test_hands_of_one_sequence_alone_are_refused() -> None:
+    errors = np.linspace(5, 15, 200)
+    require_learnable(errors, np.arange(200) % 2, 10.0)
+    with pytest.raises(ConfigError, match=r"all of one sequence.*name shards of several with --data"):
+        require_learnable(errors, np.zeros(200, np.int64), 10.0)
 
 
 PLAIN = feature_names(error_head=True, origin=GIVEN, tta=False)
