@@ -13,6 +13,7 @@ from typing import Any
 from jobs import annotate, exits, record, work
 from jobs.cluster import connect, require_answer
 from jobs.console import say
+from jobs.model_choice import choose_model
 from jobs.options import option
 from pipeline import lease, storage
 from pipeline.calibration import CALIBRATED
@@ -32,7 +33,7 @@ from pipeline.records import Unit
 from pipeline.sinks.parts import Part, committed, read_metadata
 from pipeline.units import load_plan
 
-VERSION = "2"  # of the rules by which hands are kept
+VERSION = "3"  # of the rules by which hands are kept
 PREDICTIONS = "predictions"
 NOT_STATED = "not stated"
 _WRITTEN = re.compile(rf"({re.escape(PREFIX)}\d+-\d+\.tar|{ACCOUNTS}/{re.escape(PREFIX)}\d+-\d+\.parquet)")
@@ -101,7 +102,9 @@ def run(options: Options) -> int:
     _require_apart(options, output)
     if options.dry_run:
         return annotate.run(_of_annotate(options, output))
-    record.require_own(output, "pseudo-label")
+    _require_settings(options, output)
+    if options.predictions is None and limits.max_error_mm is not None:
+        _require_expected_error(options, output)
     require_answer(options.address)
     storage.require_writable(output)
     with contextlib.ExitStack() as until_done:
@@ -118,7 +121,14 @@ def run(options: Options) -> int:
             )
         content = _content(options, annotated)
         fingerprint = fingerprint_of(content)
-        record.require_same(output, "pseudo-label", content, fingerprint, overwrite=options.overwrite)
+        record.require_same(
+            output,
+            "pseudo-label",
+            content,
+            fingerprint,
+            overwrite=options.overwrite,
+            way_out="what is chosen depends on all annotations: use another --output, or --overwrite to choose anew",
+        )
         if options.retry_rejected or (options.overwrite and not record.is_of(output, fingerprint)):
             _forget(output)
         record.write(output, "job.json", record.job("pseudo-label", options, content))
@@ -226,21 +236,50 @@ def _annotated(options: Options, output: str) -> Annotated:
     return Annotated(uri, job, there, parts, {**job["conventions"], **said}, status)
 
 
-def _content(options: Options, annotated: Annotated) -> dict[str, Any]:
-    """What decides what is in the shards."""
+def _require_settings(options: Options, output: str) -> None:
+    """Refuses, before anything is annotated, other settings than those of the output.
+
+    Raises:
+        ConfigError: they differ, or the output is another command's.
+    """
+    earlier = record.require_own(output, "pseudo-label")
+    if earlier is not None:
+        content = earlier["content"] | _settings(options)
+        record.require_same(
+            output, "pseudo-label", content, fingerprint_of(content), overwrite=options.overwrite
+        )
+
+
+def _require_expected_error(options: Options, output: str) -> None:
+    """Refuses, before anything is annotated, weights that say no expected error of such boxes."""
+    how = _of_annotate(options, output)
+    job = annotate.annotation(how, choose_model(how.model, how.weights, how.mano))
+    if job.calibration is None:
+        raise ConfigError(
+            "--max-expected-error: the weights are not calibrated, so that hands have no expected error; `handocc "
+            "calibrate` first"
+        )
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    """What of the options decides what is in the shards, beside the annotations."""
     names = (
         *("min_confidence", "min_confidence_of", "max_expected_error", "weight_power", "per_source"),
         *("pose_clusters", "per_cluster", "still_mm", "still_box", "equal_bits", "seed"),
         *("frames", "crop_factor", "per_shard", "split"),
     )
+    return {"version": VERSION, **json.loads(json.dumps({name: getattr(options, name) for name in names}))}
+
+
+def _content(options: Options, annotated: Annotated) -> dict[str, Any]:
+    """What decides what is in the shards."""
     # A unit that was annotated anew has other hands.
     units = [
         f"{unit.unit_id} {unit.version} {annotated.parts[unit.unit_id].counts.to_json()}"
         for unit in annotated.units
     ]
     return {
-        "version": VERSION,
-        **json.loads(json.dumps({name: getattr(options, name) for name in names})),
+        **_settings(options),
         "predictions_fingerprint": annotated.job["fingerprint"],
         "annotations": f"{len(units)} units, {hashlib.sha256(chr(10).join(units).encode()).hexdigest()[:16]}",
     }

@@ -58,10 +58,11 @@ def require_same(
     *,
     overwrite: bool,
     name: str = "job.json",
+    way_out: str = "use another --output, or --overwrite to do it anew",
 ) -> None:
     """Holds a job against the one that wrote the output, if there is one.
 
-    overwrite: whether its settings may differ. name: where a job says what it is.
+    overwrite: whether its settings may differ. name: where a job says what it is. way_out: what a person can do.
 
     Raises:
         ConfigError: it is another command's, or the settings differ; the message names what and how.
@@ -74,10 +75,7 @@ def require_same(
         for key in sorted({*earlier["content"], *content})
         if earlier["content"].get(key) != content.get(key)
     ]
-    raise ConfigError(
-        f"{output} holds what another job wrote ({'; '.join(differing)}): "
-        "use another --output, or --overwrite to do it anew"
-    )
+    raise ConfigError(f"{output} holds what another job wrote ({'; '.join(differing)}): {way_out}")
 
 
 def require_own(output: str, command: str, name: str = "job.json") -> dict[str, Any] | None:

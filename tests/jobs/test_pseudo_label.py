@@ -68,6 +68,19 @@ def test_inputs_in_the_output_are_refused(
     assert "lies in it; use another" in capsys.readouterr().err
 
 
+def test_other_settings_are_refused_before_anything_is_annotated(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    job = {"command": "pseudo-label", "fingerprint": "f" * 64, "content": {"min_confidence": 0.6}}
+    (output / "job.json").write_text(json.dumps(job))
+    command = ["pseudo-label", f"{shards}/*.tar", "--output", str(output), "--min-confidence", "0.7"]
+    assert main([*command, *NETWORK]) == 2
+    assert "min_confidence was 0.6 and is 0.7" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == ["job.json"]
+
+
 @pytest.mark.ray
 def test_what_it_writes_is_what_training_reads(
     tmp_path: Path, shards: Path, handocc_on_one_ray: Handocc
@@ -181,6 +194,10 @@ def test_pictures_that_were_away_are_tried_again_and_the_files_of_others_stay(
         (["--predictions", "p", "--min-confidence", "0", "--boxes", "whole"], "leave out --boxes"),
         (["--predictions", "nowhere", "--min-confidence", "0"], "no output of `handocc annotate`"),
         ([".", "--min-confidence", "0"], "--output out: lies inside the input"),
+        (
+            ["in", "--min-confidence", "0", "--max-expected-error", "8", *NETWORK],
+            "--max-expected-error: the weights are not calibrated",
+        ),
     ],
 )
 def test_a_request_that_cannot_be_met_is_one_line(
