@@ -57,7 +57,8 @@ def move(
 
 def cross(moving: MovingHand, times: Floats, start: Floats, end: Floats) -> MovingHand:
     """Returns the hand on a way of its own: from one place to another in all the time there is."""
-    eased, _ = _eased(np.array([times[0], times[-1]]), times)
+    span = times[-1] - times[0] or 1.0  # a single frame shows the start
+    eased, _ = _eased(np.array([times[0], times[0] + span]), times)
     wrist = start + (end - start) * eased[:, None]
     return MovingHand(moving.side, moving.global_orient, moving.hand_pose, moving.betas, wrist)
 
