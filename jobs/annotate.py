@@ -19,6 +19,7 @@ from pipeline import boxes, compact, lease, storage
 from pipeline.annotation import Annotation
 from pipeline.boxes.detect import Detect, DetectorOptions
 from pipeline.boxes.table import Table
+from pipeline.cut import input_id
 from pipeline.errors import ConfigError
 from pipeline.flow import Flow, Workers, spread
 from pipeline.inputs import find_inputs
@@ -148,6 +149,7 @@ def run(options: Options) -> int:
         planning.describe(output, choice, job, settled, inputs, about)
         if left:
             storage.delete(storage.join(output, "summary.json"))
+        forget_tracks(output, {input_id(unit.input) for unit in left if unit.source == "video"})
         withdraw(output, left)
         network: dict[str, Any] = {}
         outcome = work.carry_out(

@@ -68,7 +68,15 @@ def run(options: Options) -> int:
     settings = Settings(options.gap, options.smoothing, options.min_frames)
     content = {"version": TRACKING_VERSION, **asdict(settings), "hand_model": hand_model.name}
     fingerprint = fingerprint_of(content)
-    record.require_same(output, "track", content, fingerprint, overwrite=options.overwrite, name=SUMMARY)
+    record.require_same(
+        output,
+        "track",
+        content,
+        fingerprint,
+        overwrite=options.overwrite,
+        name=SUMMARY,
+        way_out="--overwrite tracks all films anew",
+    )
     require_answer(options.address)
     storage.require_writable(output)
     with lease.hold(output):
@@ -147,7 +155,9 @@ def _films(output: str, job: Mapping[str, Any]) -> Films:
         )
     planned = load_plan(output)
     done = committed(output, planned, job["fingerprint"])
-    units = record.asked_for(job, planned, done)
+    named = {unit.input for unit in record.asked_for(job, planned, done)}
+    # All of a film, of which a later command may have given up what was not done yet.
+    units = [unit for unit in planned if unit.input in named]
     if not any(unit.source == "video" for unit in units):
         raise ConfigError(
             f"{output}: holds no films; tracks are made of what `handocc annotate` makes of films"

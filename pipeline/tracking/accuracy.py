@@ -5,7 +5,7 @@ n hands; metres, wrist at the origin.
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -35,6 +35,7 @@ METRICS = {
     "filled_pa_mpjpe_mm": "joints after alignment, filled rows",
 }
 RAW, SMOOTHED = "raw", "smoothed"
+SAME_BOX_PX = 1.0
 
 
 @dataclass
@@ -127,11 +128,15 @@ def read_truth(uri: str) -> pa.Table:
 def measure_film(hands: pa.Table, tracks: pa.Table, truth: pa.Table) -> Accuracy:
     """Returns the errors of a film's annotations that are tracked, and of their tracks.
 
-    A hand is known by frame and index: the annotations' boxes must be those of the truth.
+    A hand is known by frame and index.
+
+    Raises:
+        ConfigError: the annotations' boxes are not those of the truth.
     """
     total = Accuracy(hands=len(set(truth["hand"].to_pylist())))
     places = zip(truth["frame_index"].to_pylist(), truth["hand_index"].to_pylist(), strict=True)
     true_row = {place: row for row, place in enumerate(places)}
+    _require_boxes(hands, truth, true_row)
     who = truth["hand"].to_pylist()
     by_frame = {
         place: row for row, place in enumerate(zip(truth["frame_index"].to_pylist(), who, strict=True))
@@ -160,6 +165,18 @@ def measure_film(hands: pa.Table, tracks: pa.Table, truth: pa.Table) -> Accuracy
         ]
         _measure_track(total, hands, track, truth, raw_rows, meant)
     return total
+
+
+def _require_boxes(hands: pa.Table, truth: pa.Table, true_row: Mapping[tuple[int, int], int]) -> None:
+    places = zip(hands["frame_index"].to_pylist(), hands["hand_index"].to_pylist(), strict=True)
+    pairs = [(row, true_row[place]) for row, place in enumerate(places) if place in true_row]
+    own, true = np.array(pairs, np.int64).reshape(-1, 2).T
+    apart = np.abs(numbers(hands, "bbox", 4)[own] - numbers(truth, "bbox", 4)[true])
+    if (apart > SAME_BOX_PX).any():
+        raise ConfigError(
+            f"--truth: knows hands by their index in its boxes.parquet, and the boxes of {hands['source'][0]} are "
+            "others; annotate with --boxes and that table"
+        )
 
 
 def _measure_track(

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -101,7 +101,17 @@ def withdraw_others(output: str, staying: Mapping[str, Tally]) -> None:
             storage.delete(file.uri)
 
 
-def forget_tracks(output: str) -> None:
-    """Removes all tracks: the annotations that they were made of are about to be replaced."""
-    storage.delete(storage.join(output, SUMMARY))
-    withdraw_others(output, {})
+def forget_tracks(output: str, films: Container[str] | None = None) -> None:
+    """Removes the tracks of films, or all: the annotations that they were made of are about to be replaced.
+
+    films: their units' ids.
+    """
+    gone = [
+        file.uri
+        for file in storage.list_files(storage.join(output, FOLDER))
+        if _OF_A_FILM.fullmatch(name := storage.name_of(file.uri))
+        and (films is None or name.removesuffix(".parquet") in films)
+    ]
+    if gone or films is None:
+        storage.delete(storage.join(output, SUMMARY))
+    storage.delete_all(gone)

@@ -12,14 +12,15 @@ import pytest
 from jobs import track
 from model.mano.synthetic import synthetic_hand
 from pipeline import compact, lease, local
+from pipeline.columns import fixed_lists, numbers
 from pipeline.errors import ConfigError
 from pipeline.plan import load_plan
 from pipeline.records import UnitRecord
 from pipeline.sinks.parts import committed, read_table
-from pipeline.synthesis.films import FilmMaker, FilmSpec, plan_films, write_boxes
+from pipeline.synthesis.films import FilmMaker, FilmSpec, plan_films, truth_uri, write_boxes
 from pipeline.tracking.accuracy import measure_film, read_truth
 from pipeline.tracking.films import Films, find_films, read_film, read_tracks
-from pipeline.tracking.stage import Tracking, tracked, tracking_flow, withdraw_others
+from pipeline.tracking.stage import Tracking, forget_tracks, tracked, tracking_flow, withdraw_others
 from pipeline.tracking.tracks import Settings
 from tests.pipeline.tracking.annotated import FINGERPRINT, Noise, annotate, write
 
@@ -42,6 +43,14 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def output(tmp_path: Path, films: Path) -> Path:
     (tmp_path / "out").mkdir()
     return annotate(films, tmp_path / "out", ERRING, rows=12)
+
+
+def test_a_film_of_one_frame_shows_where_its_hands_start(tmp_path: Path) -> None:
+    make = FilmMaker(str(tmp_path), 2, FilmSpec(size=64, frames=1), synthetic_hand())()
+    for unit in plan_films(str(tmp_path), count=2, seed=2, frames=1):
+        make(UnitRecord(unit))
+        joints = numbers(read_truth(truth_uri(str(tmp_path), unit)), "joints_3d", 21, 3)
+        assert np.isfinite(joints).all()
 
 
 def find(output: Path) -> Films:
@@ -156,11 +165,38 @@ def test_a_film_that_is_not_annotated_to_the_end_waits(
     found = find(output)
     assert [film.unit.name for film in found.whole] == ["film-2-000000.mp4"]
     assert [uri.rsplit("/", 1)[1] for uri in found.incomplete] == ["film-2-000001.mp4"]
-    for path in (output / "annotations").iterdir():
+    job = json.loads((output / "job.json").read_text())
+    job["plan"]["given_up"] = list(found.incomplete)  # which leaves it as incomplete as it was
+    (output / "job.json").write_text(json.dumps(job))
+    for path in (output / "annotations").glob("film-2-000000*"):
         path.unlink()
     with pytest.raises(ConfigError, match="no film is annotated to the end"):
         track.run(track.Options(output=str(output)))
     assert "film-2-000001.mp4" in capsys.readouterr().err
+
+
+def test_a_truth_whose_boxes_are_others_is_refused(output: Path, films: Path) -> None:
+    run(output)
+    film = find(output).whole[0]
+    hands, _ = read_film(str(output), film.parts)
+    truth = read_truth(str(films / "truth" / "film-2-000000.parquet"))
+    measure_film(hands, read_tracks(str(output), film.unit), truth)
+    boxes = numbers(hands, "bbox", 4) + np.array([0, 0, 5, 0])
+    column = hands.column_names.index("bbox")
+    others = hands.set_column(column, "bbox", fixed_lists(boxes, hands.schema.field("bbox").type))
+    with pytest.raises(ConfigError, match=r"the boxes of .*film-2-000000.mp4 are others"):
+        measure_film(others, read_tracks(str(output), film.unit), truth)
+
+
+def test_tracks_go_with_the_annotations_that_they_were_made_of(output: Path) -> None:
+    made = run(output)
+    (output / "tracks.json").write_text("{}")
+    forget_tracks(str(output), {"another-film"})
+    assert (output / "tracks.json").exists()
+    first, second = made
+    forget_tracks(str(output), {first.removesuffix(".parquet")})
+    assert [path.name for path in (output / "tracks").iterdir()] == [second]
+    assert not (output / "tracks.json").exists()
 
 
 def test_what_cannot_be_tracked_is_said_in_one_line(output: Path, tmp_path: Path) -> None:
