@@ -13,7 +13,7 @@ from jobs import exits, planning, record, work
 from jobs.cluster import Resources, connect, is_here, require_answer
 from jobs.console import say, some
 from jobs.model_choice import ModelChoice, choose_crop_rule, choose_model
-from jobs.options import option
+from jobs.options import option, require_least
 from model.predictor import Precision
 from pipeline import boxes, compact, lease, storage
 from pipeline.annotation import Annotation
@@ -174,10 +174,7 @@ def run(options: Options) -> int:
 
 def _check(options: Options) -> None:
     """Refuses values that no job can run with."""
-    for name in ("unit_rows", "batch_size", "limit"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    require_least(options, "unit_rows", "batch_size", "limit")
     if options.max_reject_rate is not None and not 0 <= options.max_reject_rate <= 1:
         raise ConfigError(f"--max-reject-rate {options.max_reject_rate:g}: must be between 0 and 1")
     require_share(options.gpus_per_actor)

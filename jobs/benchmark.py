@@ -14,7 +14,7 @@ import numpy as np
 from jobs import camera_benchmark, evaluation_speed, exits
 from jobs.cluster import connect
 from jobs.model_choice import choose_model
-from jobs.options import option
+from jobs.options import option, require_least
 from jobs.training import benchmark as training
 from model.crop import CROP_RULES
 from model.predictor import Precision
@@ -126,8 +126,7 @@ def _training(options: Options) -> int:
 
 
 def _evaluation(options: Options) -> int:
-    if options.count < 1:
-        raise ConfigError(f"--count {options.count}: must be at least 1")
+    require_least(options, "count")
     pairs = evaluation_speed.make_pairs()
     with tempfile.TemporaryDirectory() as scratch, connect(options.address):
         shards, annotated = evaluation_speed.store(pairs, Path(scratch), options.count)

@@ -7,7 +7,7 @@ from jobs import evaluate, record
 from jobs.console import say
 from jobs.evaluate import annotated_parts, labelled_shards
 from jobs.model_choice import SHIPPED, read_weights
-from jobs.options import option
+from jobs.options import option, require_least
 from jobs.predictions import Predicted, stored
 from model.config import preset
 from model.errors import ModelError
@@ -99,9 +99,9 @@ def run(options: Options) -> int:
 
 
 def _check(options: Options) -> None:
-    for name, least in (("hands", 100), ("folds", 2), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")
+    require_least(options, "hands", least=100)
+    require_least(options, "folds", least=2)
+    require_least(options, "seed", least=0)
     if not options.threshold_mm > 0:
         raise ConfigError(f"--threshold-mm {options.threshold_mm:g}: must be more than 0")
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from jobs import exits, record
 from jobs.console import say
-from jobs.options import option
+from jobs.options import option, require_least
 from pipeline import compact, lease, storage
-from pipeline.errors import ConfigError
 from pipeline.sinks.parts import committed
 from pipeline.units import load_plan
 
@@ -22,8 +21,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Finishes a merge that was interrupted, then merges what is small."""
-    if options.part_size < 1:
-        raise ConfigError(f"--part-size {options.part_size}: must be at least 1")
+    require_least(options, "part_size")
     output = storage.canonical(options.output)
     job = record.of_annotate(output)
     with lease.hold(output):

@@ -15,7 +15,7 @@ from jobs.annotate import actor_range, require_share
 from jobs.cluster import connect, require_answer
 from jobs.console import say, some
 from jobs.model_choice import ModelChoice, choose_model
-from jobs.options import option
+from jobs.options import option, require_least
 from jobs.predictions import Predicted, Prediction, predict, stored
 from model.mano.asset import HandModel
 from model.predictor import Precision
@@ -199,10 +199,7 @@ def _check(options: Options) -> None:
         raise ConfigError(
             "needs --weights, to annotate the shards, or --predictions, an output of annotate: one of them"
         )
-    for name in ("unit_rows", "batch_size", "limit"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    require_least(options, "unit_rows", "batch_size", "limit")
     if options.worst < 0:
         raise ConfigError(f"--worst {options.worst}: must not be negative")
     require_share(options.gpus_per_actor)

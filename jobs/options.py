@@ -22,6 +22,18 @@ def option(default: Any = dataclasses.MISSING, *, help: str, positional: bool = 
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def require_least(options: Any, *names: str, least: int = 1) -> None:
+    """Refuses options below a bound; those that are not given are None.
+
+    Raises:
+        ConfigError: one is; it names the option as it is spelt, and its value.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message}; `{self.prog} --help` lists the options")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jobs import exits, record, work
 from jobs.cluster import require_answer
 from jobs.console import say
-from jobs.options import option
+from jobs.options import option, require_least
 from pipeline import lease, storage
 from pipeline.datasets import DATASETS
 from pipeline.datasets.agreement import Agreement, sum_up
@@ -108,8 +108,7 @@ def _chosen(options: Options) -> tuple[Dataset, str]:
     split = options.split or dataset.splits[0]
     if split not in dataset.splits:
         raise ConfigError(f"--split {split}: {dataset.title} has {', '.join(dataset.splits)}")
-    if options.per_shard < 1:
-        raise ConfigError(f"--per-shard {options.per_shard}: must be at least 1")
+    require_least(options, "per_shard")
     return dataset, split
 
 

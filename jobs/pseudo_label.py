@@ -14,7 +14,7 @@ from jobs import annotate, exits, record, work
 from jobs.cluster import connect, require_answer
 from jobs.console import say
 from jobs.model_choice import choose_model
-from jobs.options import option
+from jobs.options import option, require_least
 from pipeline import lease, storage
 from pipeline.calibration import CALIBRATED
 from pipeline.errors import ConfigError
@@ -169,10 +169,7 @@ def _checked(options: Options) -> Thresholds:
         )
     if options.predictions is not None:
         _require_no_annotating(options)
-    for name in ("per_source", "per_cluster", "pose_clusters", "per_shard"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    require_least(options, "per_source", "per_cluster", "pose_clusters", "per_shard")
     for name in ("weight_power", "still_mm", "still_box", "examples", "seed"):
         if not getattr(options, name) >= 0:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name):g}: must not be negative")

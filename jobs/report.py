@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs import exits, record
 from jobs.model_choice import weights_as
-from jobs.options import option
+from jobs.options import option, require_least
 from model.config import config_from_dict
 from model.crop import CropRule
 from model.mano.synthetic import synthetic_hand
@@ -46,8 +46,7 @@ def run(options: Options) -> int:
     """Writes OUTPUT/report/gallery-NN.png and one picture per hand; with --weights maps-NN.png too."""
     output = storage.canonical(options.output)
     job = record.of_annotate(output)
-    if options.count < 1:
-        raise ConfigError(f"--count {options.count}: must be at least 1")
+    require_least(options, "count")
     weights = None if options.weights is None else _same_weights(options.weights, job)
     units = {unit.unit_id: unit for unit in load_plan(output)}
     rows = choose_rows(

@@ -12,7 +12,7 @@ from typing import Any
 from jobs import exits, record, work
 from jobs.cluster import require_answer
 from jobs.console import say
-from jobs.options import option
+from jobs.options import option, require_least
 from model.mano.synthetic import synthetic_hand
 from pipeline import lease, storage
 from pipeline.errors import ConfigError
@@ -65,10 +65,7 @@ def run(options: Options) -> int:
     started = time.monotonic()
     if (options.count is None) == (options.films is None):
         raise ConfigError("needs --count, for shards of pictures, or --films: one of them")
-    for name in ("count", "films", "frames", "per_shard"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    require_least(options, "count", "films", "frames", "per_shard")
     if options.seed < 0:
         raise ConfigError(f"--seed {options.seed}: must not be negative")
     if not 64 <= options.size <= 2048:

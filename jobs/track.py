@@ -10,7 +10,7 @@ from jobs import exits, planning, record, work
 from jobs.cluster import require_answer
 from jobs.console import say, some
 from jobs.model_choice import choose_hand_model
-from jobs.options import option
+from jobs.options import option, require_least
 from model.mano.asset import HandModel
 from model.mano.synthetic import synthetic_hand
 from pipeline import compact, lease, storage
@@ -121,8 +121,7 @@ def _check(options: Options) -> None:
         value = getattr(options, name)
         if not 0 <= value <= 60:
             raise ConfigError(f"--{name} {value:g}: must be between 0 and 60 seconds")
-    if options.min_frames < 1:
-        raise ConfigError(f"--min-frames {options.min_frames}: must be at least 1")
+    require_least(options, "min_frames")
 
 
 def _hand_model(mano: str | None, job: Mapping[str, Any]) -> HandModel:

@@ -12,7 +12,7 @@ from jobs import exits, record
 from jobs.cluster import connect
 from jobs.console import say
 from jobs.model_choice import choose_hand_model, read_file, read_weights
-from jobs.options import option
+from jobs.options import option, require_least
 from jobs.training import staff
 from jobs.training.begin import begin
 from jobs.training.fit import fit
@@ -235,11 +235,9 @@ def _micro_batch(options: Options, batch: int) -> int:
 
 
 def _require_sense(options: Options) -> None:
-    counts = ("epochs", "steps", "batch_size", "keep", "checkpoint_steps", "log_steps", "threads")
-    for name in counts:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    require_least(
+        options, "epochs", "steps", "batch_size", "keep", "checkpoint_steps", "log_steps", "threads"
+    )
     for name in ("learning_rate", "clip_norm"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
