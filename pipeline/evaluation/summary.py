@@ -1,18 +1,14 @@
 """The errors of all units, read part by part and summed up: means, intervals, groups, and the worst hands."""
 
 import heapq
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -22,9 +18,8 @@ from pipeline.evaluation.measurement import PLACEMENT
 from pipeline.evaluation.reliability import half_of
 from pipeline.metrics import Breakdown, BreakdownRow
 from pipeline.records import Unit
-from pipeline.sinks.parts import Part, part_uri, read_metadata
+from pipeline.sinks.parts import Part, footers, part_uri, read_files
 
-READS_AT_ONCE = 16
 # What is broken down by groups; of everything else only the mean over all is kept.
 BY_GROUP = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "pa_mpvpe_mm", "f5", "f15", "pa_f5", "pa_f15", "failed")
 PA_MPJPE = "pa_mpjpe_mm"  # by which hands are the worst
@@ -115,15 +110,7 @@ def read_errors(
     output: str, units: Iterable[Unit], columns: Sequence[str] | None = None
 ) -> Iterator[tuple[Unit, pa.Table]]:
     """Yields each unit with its part of `OUTPUT/errors`, in order, a few read ahead."""
-
-    def read(unit: Unit) -> pa.Table:
-        data = storage.read(part_uri(output, "errors", unit.unit_id))
-        return pq.read_table(io.BytesIO(data), columns=columns)
-
-    left = iter(units)
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        while some := list(islice(left, READS_AT_ONCE)):
-            yield from zip(some, pool.map(read, some), strict=True)
+    return read_files(output, "errors", units, columns)
 
 
 def drop_others(output: str, units: Sequence[Unit]) -> None:
@@ -138,24 +125,12 @@ def measured_units(
     output: str, units: Sequence[Unit], parts: Mapping[str, Part], fingerprint: str
 ) -> set[str]:
     """Returns the ids of units whose errors are there: of this fingerprint, these labels and these annotations."""
-    present = {
-        storage.name_of(file.uri).removesuffix(".parquet")
-        for file in storage.list_files(storage.join(output, "errors"))
-    }
-    there = [unit for unit in units if unit.unit_id in present]
 
-    def is_current(unit: Unit) -> bool:
-        try:
-            said = read_metadata(output, "errors", unit.unit_id)
-        except (OSError, pa.ArrowException):
-            return False
+    def is_current(unit: Unit, said: Mapping[str, str]) -> bool:
         wanted = (fingerprint, unit.version, parts[unit.unit_id].counts.to_json())
         return (said.get("fingerprint"), said.get("unit_version"), said.get("annotated")) == wanted
 
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        return {
-            unit.unit_id for unit, current in zip(there, pool.map(is_current, there), strict=True) if current
-        }
+    return {unit.unit_id for unit, said in footers(output, "errors", units) if is_current(unit, said)}
 
 
 def _add(summary: Summary, table: pa.Table) -> None:

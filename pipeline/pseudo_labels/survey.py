@@ -1,20 +1,15 @@
 """The first pass: of every annotated hand the few numbers by which it is chosen, a part per annotated unit."""
 
 import hashlib
-import io
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import storage
 from pipeline.columns import fixed_lists, numbers
 from pipeline.errors import DataError
 from pipeline.flow import Flow, Stage
@@ -22,11 +17,10 @@ from pipeline.pictures import pictures_of
 from pipeline.pseudo_labels.picture_hash import hand_hash, perceptual_hash
 from pipeline.pseudo_labels.thresholds import Thresholds
 from pipeline.records import Counts, Unit, UnitRecord
-from pipeline.sinks.parts import Part, part_uri, read_metadata, read_table, write_part
+from pipeline.sinks.parts import Part, footers, part_uri, read_files, read_table, write_part
 
 FOLDER = "survey"
 UNSURE, TOO_FAR_OFF, UNREADABLE = "low confidence", "large expected error", "unreadable picture"
-READS_AT_ONCE = 16
 
 SURVEY = pa.schema(
     [
@@ -133,45 +127,25 @@ def surveyed(survey: Survey, units: Sequence[Unit], *, retry_unreadable: bool = 
 
     retry_unreadable: those with pictures that could not be read are not among them.
     """
-    present = {
-        storage.name_of(file.uri).removesuffix(".parquet")
-        for file in storage.list_files(storage.join(survey.output, FOLDER))
-    }
-    there = [unit for unit in units if unit.unit_id in present]
 
-    def is_current(unit: Unit) -> bool:
-        try:
-            said = read_metadata(survey.output, FOLDER, unit.unit_id)
-        except (OSError, pa.ArrowException):
-            return False
+    def is_current(unit: Unit, said: Mapping[str, str]) -> bool:
         if retry_unreadable and said.get(UNREADABLE) != "0":
             return False
         return _metadata(survey, unit, survey.parts[unit.unit_id]).items() <= said.items()
 
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        return {unit.unit_id for unit, now in zip(there, pool.map(is_current, there), strict=True) if now}
+    return {unit.unit_id for unit, said in footers(survey.output, FOLDER, units) if is_current(unit, said)}
 
 
 def read_surveys(
     output: str, units: Iterable[Unit], columns: Sequence[str]
 ) -> Iterator[tuple[Unit, pa.Table]]:
     """Yields each unit with some columns of its survey, in order, a few read ahead."""
-
-    def read(unit: Unit) -> pa.Table:
-        data = storage.read(part_uri(output, FOLDER, unit.unit_id))
-        return pq.read_table(io.BytesIO(data), columns=list(columns))
-
-    left = iter(units)
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        while some := list(islice(left, READS_AT_ONCE)):
-            yield from zip(some, pool.map(read, some), strict=True)
+    return read_files(output, FOLDER, units, columns)
 
 
 def vectors(table: pa.Table, name: str) -> NDArray[np.float32]:
     """Returns a column of fixed-size lists as (n, size)."""
-    size = SURVEY.field(name).type.list_size
-    flat = table[name].combine_chunks().flatten()
-    return np.asarray(flat.to_numpy(zero_copy_only=False), np.float32).reshape(-1, size)
+    return numbers(table, name, SURVEY.field(name).type.list_size).astype(np.float32)
 
 
 def rank(seed: int, instance_id: str) -> int:

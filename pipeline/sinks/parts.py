@@ -7,9 +7,10 @@ units, their counts and how many rows each has, in its metadata (`pipeline.compa
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from pipeline.records import Counts, Unit, from_ipc, to_ipc
 
 # No unit's id can begin like this: a slug has no underscore.
 COMPACTED = "compacted_"
+READS_AT_ONCE = 16
 
 
 class PartGone(StorageError):  # noqa: N818
@@ -112,6 +114,37 @@ def read_file(output: str, folder: str, name: str, columns: Sequence[str] | None
     return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))
 
 
+def read_files(
+    output: str, folder: str, units: Iterable[Unit], columns: Sequence[str] | None = None
+) -> Iterator[tuple[Unit, pa.Table]]:
+    """Yields each unit with all the rows of its part, in order, a few read ahead."""
+    left = iter(units)
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        while some := list(islice(left, READS_AT_ONCE)):
+            tables = pool.map(lambda unit: read_file(output, folder, unit.unit_id, columns), some)
+            yield from zip(some, tables, strict=True)
+
+
+def footers(output: str, folder: str, units: Sequence[Unit]) -> Iterator[tuple[Unit, dict[str, str]]]:
+    """Yields those units whose parts are there, and what the footers say; one that cannot be read is no commit."""
+    present = {
+        storage.name_of(file.uri).removesuffix(".parquet")
+        for file in storage.list_files(storage.join(output, folder))
+    }
+
+    def footer(unit: Unit) -> dict[str, str] | None:
+        try:
+            return read_metadata(output, folder, unit.unit_id)
+        except (OSError, pa.ArrowException):
+            return None
+
+    there = [unit for unit in units if unit.unit_id in present]
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        for unit, said in zip(there, pool.map(footer, there), strict=True):
+            if said is not None:
+                yield unit, said
+
+
 def read_table(output: str, folder: str, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
     """Returns a unit's rows as a table, all columns or some; `folder` is annotations or ledger.
 
@@ -155,7 +188,7 @@ def committed(output: str, units: Sequence[Unit], fingerprint: str) -> dict[str,
         if (name := storage.name_of(file.uri).removesuffix(".parquet")) in versions
         or name.startswith(COMPACTED)
     ]
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         found = {
             part.unit_id: part
             for parts in pool.map(lambda name: read_parts(output, name), names)

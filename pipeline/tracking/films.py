@@ -1,19 +1,16 @@
 """The films of an output of annotate: which there are, whether all of each is annotated, and their rows together."""
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import storage
 from pipeline.cut import input_id
 from pipeline.records import Unit
-from pipeline.sinks.parts import Part, part_uri, read_table
+from pipeline.sinks.parts import Part, read_file, read_table
 from pipeline.tracking.tracks import COLUMNS, Frames
 
 READS_AT_ONCE = 8
@@ -98,4 +95,4 @@ def read_film(output: str, parts: Sequence[Part]) -> tuple[pa.Table, Frames]:
 
 def read_tracks(output: str, film: Unit) -> pa.Table:
     """Returns a film's tracks."""
-    return pq.read_table(io.BytesIO(storage.read(part_uri(output, "tracks", film.unit_id))))
+    return read_file(output, "tracks", film.unit_id)

@@ -4,24 +4,21 @@ import json
 import re
 import time
 from collections.abc import Container, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import pyarrow as pa
 import torch
 
 from model.mano.asset import HandModel
 from pipeline import storage
 from pipeline.evaluation.hands import HandPoser
 from pipeline.flow import Flow, Stage
-from pipeline.records import Counts, Unit, UnitRecord
-from pipeline.sinks.parts import Part, part_uri, read_metadata, write_part
+from pipeline.records import Counts, UnitRecord
+from pipeline.sinks.parts import Part, footers, part_uri, write_part
 from pipeline.tracking.films import Film, read_film
 from pipeline.tracking.tracks import Settings, Tally, track_film
 
 FOLDER = "tracks"
 SUMMARY = "tracks.json"
-READS_AT_ONCE = 16
 ROWS_PER_GROUP = 16384
 _OF_A_FILM = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{16}\.parquet")
 
@@ -73,24 +70,14 @@ def tracking_flow(job: Tracking) -> Flow:
 
 def tracked(output: str, films: Sequence[Film], fingerprint: str) -> dict[str, Tally]:
     """Returns what came of those films that are tracked: with this fingerprint, of the annotations that are there."""
-    present = {
-        storage.name_of(file.uri).removesuffix(".parquet")
-        for file in storage.list_files(storage.join(output, FOLDER))
-    }
-    there = [film.unit for film in films if film.unit.unit_id in present]
-
-    def tally(unit: Unit) -> Tally | None:
+    found = {}
+    for unit, said in footers(output, FOLDER, [film.unit for film in films]):
         try:
-            said = read_metadata(output, FOLDER, unit.unit_id)
             if (said["fingerprint"], said["unit_version"]) == (fingerprint, unit.version):
-                return Tally(**json.loads(said["tally"]))
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
-            pass  # a footer that cannot be read is no commit
-        return None
-
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        found = zip(there, pool.map(tally, there), strict=True)
-        return {unit.unit_id: made for unit, made in found if made is not None}
+                found[unit.unit_id] = Tally(**json.loads(said["tally"]))
+        except (KeyError, TypeError, ValueError):
+            pass  # a footer that says something else is no commit
+    return found
 
 
 def withdraw_others(output: str, staying: Mapping[str, Tally]) -> None:
