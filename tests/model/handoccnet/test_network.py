@@ -80,9 +80,9 @@ def test_the_release_has_the_published_parameters_but_the_dead_convolution() -> 
     assert sum(p.numel() for p in network.parameters()) == 39_319_352 - dead_convolution
 
 
-def test_tiny_fits_eight_megabytes_in_half_precision() -> None:
+def test_tiny_fits_fifteen_megabytes_in_half_precision() -> None:
     network = build_network(PRESETS["tiny"])
-    assert sum(p.numel() for p in network.parameters()) <= 4_000_000
+    assert sum(p.numel() for p in network.parameters()) <= 7_000_000
 
 
 def test_in_tiny_growing_features_do_not_saturate_the_attention() -> None:
