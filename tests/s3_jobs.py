@@ -22,30 +22,32 @@ RATES = {
 }
 
 
-def committed(output: str) -> int:
+def committed(output: str, folder: str = "annotations") -> int:
     """Returns how many units of an output are done."""
-    return sum(1 for _ in storage.list_files(storage.join(output, "annotations")))
+    return sum(1 for _ in storage.list_files(storage.join(output, folder)))
 
 
-def parts(output: str) -> dict[str, bytes]:
+def parts(output: str, folders: Sequence[str] = ("annotations", "ledger", "meshes")) -> dict[str, bytes]:
     """Returns what an output says of its inputs, byte for byte."""
     return {
         storage.key_below(output, file.uri): storage.read(file.uri)
-        for folder in ("annotations", "ledger", "meshes")
+        for folder in folders
         for file in storage.list_files(storage.join(output, folder))
     }
 
 
-def kill_at(command: Sequence[str], output: str, count: int, *, wait_s: float = 300) -> int:
+def kill_at(
+    command: Sequence[str], output: str, count: int, *, folder: str = "annotations", wait_s: float = 300
+) -> int:
     """Starts a command and kills its driver as soon as so many units are done; returns how many are, then."""
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *command], cwd=ROOT, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + wait_s
     try:
-        while time.monotonic() < deadline and process.poll() is None and committed(output) < count:
+        while time.monotonic() < deadline and process.poll() is None and committed(output, folder) < count:
             time.sleep(0.1)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    return committed(output)
+    return committed(output, folder)

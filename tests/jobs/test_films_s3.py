@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -129,6 +130,38 @@ def test_films_on_failing_storage_are_accounted_for_also_when_the_driver_is_kill
     assert s3.faults.injected.total() >= 10
     s3.faults.rates = {}
     assert parts(f"{bucket}/rough") == parts(f"{bucket}/calm") != {}
+
+
+@pytest.mark.slow
+def test_tracks_and_pseudo_labels_on_failing_storage_are_those_of_a_calm_run_also_after_kills(
+    s3: Service, bucket: str, handocc: Callable[..., Any], tmp_path: Path
+) -> None:
+    film = encode(tmp_path, PLAIN, frames=16).read_bytes()
+    films = put_all(bucket, {f"{name}.mp4": film for name in ("one", "two", "three")})[:1]
+    command = ["annotate", *films, *TINY, "--boxes", "whole", "--side", "right"]
+    made = []
+    for name in ("calm", "rough"):
+        output, labels = f"{bucket}/{name}", f"{bucket}/{name}-labels"
+        s3.faults.rates = {}
+        assert handocc(*command, "--output", output).returncode == 0
+        track = ["track", output]
+        label = ["pseudo-label", "--predictions", output, "--output", labels, "--min-confidence", "0"]
+        label += ["--still-mm", "0", "--equal-bits", "-1", "--per-shard", "8"]
+        if name == "rough":
+            s3.faults.rates = RATES
+            assert kill_at(track, output, 1, folder="tracks") > 0
+            assert kill_at(label, labels, 1, folder="accounts") > 0
+        for each in (track, label):
+            done = handocc(*each)
+            assert done.returncode == 0, done.stderr
+        made.append(parts(output, ["tracks"]) | parts(labels, [""]))
+    s3.faults.rates = {}
+    calm, rough = made
+    shards = [name for name in calm if name.endswith(".tar")]
+    assert (len(shards), sum(name.startswith("tracks/") for name in calm)) == (6, 3)
+    written = re.compile(r"tracks/.*|accounts/.*|.*\.tar|manifest\.parquet")
+    assert {name for name in rough if written.fullmatch(name)} == {n for n in calm if written.fullmatch(n)}
+    assert all(rough[name] == calm[name] for name in calm if written.fullmatch(name))
 
 
 @pytest.mark.slow
