@@ -75,13 +75,13 @@ class Annotation:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a person should know of how hands are annotated."""
-        found = self.cameras.remarks
-        if self.calibration is not None and self.calibration.boxes != origin_of(self.boxes_identity):
+        found, origin = self.cameras.remarks, origin_of(self.boxes_identity)
+        if self.calibration is not None and self.calibration.boxes != origin:
             found += (
                 "what a confidence is worth was learnt in given boxes, these are found; `handocc calibrate` learns it "
                 "from annotations with --boxes detect",
             )
-        elif self.calibration is not None and self.boxes_identity not in (GIVEN, self.calibration.boxes):
+        elif self.calibration is not None and origin == GIVEN != self.boxes_identity:
             found += (
                 "what a confidence is worth was learnt in boxes that labelled shards give; nothing is known of what it "
                 "is worth in others",

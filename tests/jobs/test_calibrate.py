@@ -218,6 +218,11 @@ def test_what_is_learnt_of_found_hands_stands_beside_what_is_known_of_given_ones
     by_given = replace(job(), weights=loaded(knows), boxes_identity="detect max_hands=8")
     assert by_given.calibration == given
     assert "learnt in given boxes, these are found" in by_given.remarks[0]
+    assert not replace(job(), weights=learnt, boxes_identity="given").remarks
+    for others in ("whole", "table boxes.csv"):
+        in_others = replace(job(), weights=learnt, boxes_identity=others)
+        assert in_others.calibration == given
+        assert "nothing is known of what it is worth in others" in in_others.remarks[0]
     alone = {"detect": learnt.calibration["detect"]}
     of_found_only = replace(job(), weights=replace(learnt, calibration=alone))
     assert of_found_only.metadata["confidence"] == "heatmap peak mass, uncalibrated"
