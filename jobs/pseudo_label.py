@@ -253,8 +253,8 @@ def _require_expected_error(options: Options, output: str) -> None:
     job = annotate.annotation(how, choose_model(how.model, how.weights, how.mano))
     if job.calibration is None:
         raise ConfigError(
-            "--max-expected-error: the weights are not calibrated, so that hands have no expected error; `handocc "
-            "calibrate` first"
+            "--max-expected-error: the weights are not calibrated for such boxes, so that hands have no expected "
+            "error; `handocc calibrate` first"
         )
 
 

@@ -82,10 +82,7 @@ def tracked(output: str, films: Sequence[Film], fingerprint: str) -> dict[str, T
 
 def withdraw_others(output: str, staying: Mapping[str, Tally]) -> None:
     """Removes the tracks of all other films: of other annotations or settings, or of films that are gone."""
-    for file in list(storage.list_files(storage.join(output, FOLDER))):
-        name = storage.name_of(file.uri)
-        if _OF_A_FILM.fullmatch(name) and name.removesuffix(".parquet") not in staying:
-            storage.delete(file.uri)
+    storage.delete_all(uri for film, uri in _parts(output).items() if film not in staying)
 
 
 def forget_tracks(output: str, films: Container[str] | None = None) -> None:
@@ -93,12 +90,13 @@ def forget_tracks(output: str, films: Container[str] | None = None) -> None:
 
     films: their units' ids.
     """
-    gone = [
-        file.uri
-        for file in storage.list_files(storage.join(output, FOLDER))
-        if _OF_A_FILM.fullmatch(name := storage.name_of(file.uri))
-        and (films is None or name.removesuffix(".parquet") in films)
-    ]
+    gone = [uri for film, uri in _parts(output).items() if films is None or film in films]
     if gone or films is None:
         storage.delete(storage.join(output, SUMMARY))
     storage.delete_all(gone)
+
+
+def _parts(output: str) -> dict[str, str]:
+    """Returns where the tracks of films lie, by their units' ids; files of other names are somebody else's."""
+    names = {storage.name_of(file.uri): file.uri for file in storage.list_files(storage.join(output, FOLDER))}
+    return {name.removesuffix(".parquet"): uri for name, uri in names.items() if _OF_A_FILM.fullmatch(name)}
