@@ -3,14 +3,17 @@
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from jobs.calibrate import EVALUATION
 from jobs.cli import main
 from model.config import preset
 from model.mano.synthetic import synthetic_hand
@@ -21,6 +24,7 @@ from pipeline.calibration import Calibration, beside
 from pipeline.errors import ConfigError
 from tests.pipeline.evaluation.annotated import Hand, annotate
 from tests.pipeline.test_flow import WORKERS, job
+from tests.s3_jobs import kill_at
 
 PICTURES = 80
 QUALITY = (
@@ -96,6 +100,24 @@ def predictions(labelled: Path, weights: Path, tmp_path_factory: pytest.TempPath
 def calibrate(predictions: Path, labelled: Path, output: Path, *more: str | Path) -> int:
     arguments = ["calibrate", "--predictions", predictions, "--data", f"{labelled}/*.tar", "--output", output]
     return main([str(word) for word in [*arguments, *more]])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_killed_behind_its_evaluation_it_leaves_the_same_bytes(
+    labelled: Path, weights: Path, predictions: Path, tmp_path: Path, handocc: Callable[..., Any]
+) -> None:
+    command = ["calibrate", "--predictions", str(predictions), "--data", f"{labelled}/*.tar"]
+    command += ["--weights", str(weights), "--output"]
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    assert handocc(*command, calm).returncode == 0
+    made = ("reliability.png", "coverage.png", "calibration.json", "metrics.json", "best.safetensors")
+    # Its errors are the first that the evaluation leaves; the weights come last.
+    assert kill_at([*command, str(killed)], str(killed), 1, folder=f"{EVALUATION}/errors") > 0
+    assert not (killed / "best.safetensors").exists()
+    done = handocc(*command, killed)
+    assert done.returncode == 0, done.stderr
+    assert [(killed / name).read_bytes() for name in made] == [(calm / name).read_bytes() for name in made]
 
 
 @pytest.mark.ray

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
+from tests.s3_jobs import kill_at, parts
 
 pytestmark = pytest.mark.ray
 
@@ -49,6 +50,24 @@ def test_the_same_seed_gives_the_same_pictures_in_any_shards(
     )
     assert refused.returncode == 2
     assert "seed was 5 and is 6" in refused.stderr
+
+
+@pytest.mark.slow
+def test_films_whose_making_was_killed_become_those_of_a_calm_run(
+    tmp_path: Path, handocc: Callable[..., Any]
+) -> None:
+    command = ["synthesize", "--films", "4", "--frames", "40", "--size", "96", "--seed", "3", "--output"]
+    calm, killed = (str(tmp_path / name) for name in ("calm", "killed"))
+    assert handocc(*command, calm).returncode == 0
+    assert 0 < kill_at([*command, killed], killed, 1, folder="truth") < 4
+    done = handocc(*command, killed)
+    assert done.returncode == 0, done.stderr
+    made, wanted = (parts(output, ["films", "truth"]) for output in (killed, calm))
+    assert made == wanted
+    assert len(wanted) == 4 + 4
+    assert (tmp_path / "killed" / "boxes.parquet").read_bytes() == (
+        tmp_path / "calm" / "boxes.parquet"
+    ).read_bytes()
 
 
 def test_overwriting_removes_what_another_job_made_and_goes_on_when_it_is_repeated(

@@ -14,6 +14,8 @@ import pytest
 
 from jobs.cli import main
 from jobs.record import OF_ANNOTATE
+from pipeline.cut import input_id
+from tests.films import FAST, PLAIN, encode, overwritten, remuxed
 from tests.pipeline.tracking.annotated import Noise, annotate
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -101,6 +103,32 @@ def test_killed_and_started_again_it_leaves_the_same_bytes(
     assert "4 films (4 in this run)" in handocc("track", killed, "--smoothing", "0.1", "--overwrite").stdout
     assert parts(killed).keys() == parts(whole).keys()
     assert parts(killed) != parts(whole)
+
+
+def test_what_is_annotated_anew_loses_its_tracks_and_no_other_film_does(
+    tmp_path: Path, handocc_on_one_ray: Callable[..., Any]
+) -> None:
+    whole = encode(tmp_path, PLAIN, frames=16)
+    front = remuxed(whole, tmp_path / "front.mp4", FAST)
+    films, output = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
+    (films / "whole.mp4").write_bytes(whole.read_bytes())
+    # Some of its frames are rejected, none is given up.
+    (films / "overwritten.mp4").write_bytes(overwritten(front, 0.5, len(front) // 300))
+    how = ["annotate", films, "--output", output, "--model", "tiny", "--weights", "random:0"]
+    how += ["--boxes", "whole", "--side", "right", "--batch-size", "8"]
+    assert handocc_on_one_ray(*how).returncode == 1
+    assert handocc_on_one_ray("track", output).returncode == 0
+    both = parts(output)
+    assert handocc_on_one_ray(*how).returncode == 1
+    assert parts(output) == both, "nothing was done anew"
+    assert handocc_on_one_ray(*how, "--retry-rejected").returncode == 1
+    (kept,) = parts(output).items()
+    assert kept in both.items()
+    assert kept[0].startswith(input_id(f"file://{films}/whole.mp4"))
+    assert len(both) == 2
+    assert handocc_on_one_ray(*how, "--precision", "bf16", "--overwrite").returncode == 1
+    assert not parts(output)
 
 
 def test_a_truth_by_index_is_none_for_hands_that_were_found(
