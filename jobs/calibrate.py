@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from jobs import evaluate, record
 from jobs.console import say
 from jobs.evaluate import annotated_parts, labelled_shards
-from jobs.model_choice import SHIPPED, read_weights
+from jobs.model_choice import SHIPPED, read_weights, weights_of
 from jobs.options import option, require_least
 from jobs.predictions import Predicted, stored
 from model.config import preset
-from model.errors import ModelError
-from model.weights import LoadedWeights, add_calibration, load_weights
+from model.weights import LoadedWeights, add_calibration
 from pipeline import lease, storage
 from pipeline.calibration import (
     DETECTED,
@@ -143,10 +142,7 @@ def _weights(options: Options, predicted: Predicted, output: str) -> _Weights | 
             f"--weights {options.weights}: an untrained network has no file to keep a calibration in"
         )
     data = read_weights(options.weights)
-    try:
-        loaded = load_weights(data, None if options.model is None else preset(options.model))
-    except ModelError as error:
-        raise ConfigError(f"--weights {options.weights}: {error}") from error
+    loaded = weights_of(data, options.weights, None if options.model is None else preset(options.model))
     if loaded.tensors_sha256 != predicted.job["conventions"]["weights_tensors_sha256"]:
         raise ConfigError(
             f"--weights {options.weights}: the predictions were made with other weights, sha256 "

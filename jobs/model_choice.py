@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from model import shipped
 from model.config import ModelConfig, preset
 from model.crop import CROP_RULES, CropRule, require_opencv4
-from model.errors import ModelError
+from model.errors import ModelError, OtherModelError
 from model.mano.asset import HandModel, load_mano
 from model.mano.synthetic import synthetic_hand
 from model.weights import LoadedWeights, load_weights, random_weights
@@ -63,9 +63,26 @@ def weights_as(uri: str, config: ModelConfig | None) -> LoadedWeights:
                 f"--weights {uri} needs --model: random weights do not say which network they are of"
             )
         return random_weights(config, int(seed))
-    data = read_weights(uri)
+    return weights_of(read_weights(uri), uri, config)
+
+
+def weights_of(
+    data: bytes,
+    uri: str,
+    config: ModelConfig | None,
+    way_out: str = "leave --model out, and the file decides",
+) -> LoadedWeights:
+    """Returns what the file holds that --weights names, as a network of a config where it does not say of which it is.
+
+    way_out: what mends that the file says that it is of another network.
+
+    Raises:
+        ConfigError: it does, or is no weights file.
+    """
     try:
         return load_weights(data, config)
+    except OtherModelError as error:
+        raise ConfigError(f"--weights {uri}: {error}; {way_out}") from error
     except ModelError as error:
         raise ConfigError(f"--weights {uri}: {error}") from error
 

@@ -11,7 +11,7 @@ from typing import Literal
 from jobs import exits, record
 from jobs.cluster import connect
 from jobs.console import say
-from jobs.model_choice import choose_hand_model, read_file, read_weights
+from jobs.model_choice import choose_hand_model, read_file, read_weights, weights_of
 from jobs.options import option, require_least
 from jobs.training import staff
 from jobs.training.begin import begin
@@ -22,7 +22,7 @@ from model.config import ModelConfig, ablated, preset
 from model.mano.asset import HandModel
 from model.mano.synthetic import synthetic_hand
 from model.recipe import OF_MODEL, Recipe, recipe
-from model.weights import adapted_weights, load_weights
+from model.weights import adapted_weights
 from pipeline import lease, storage
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.records import Unit
@@ -106,13 +106,11 @@ def run(options: Options) -> int:
     workers = staff.asked(options.workers)
     output = storage.canonical(options.output)
     record.require_own(output, "train")
-    start = None if options.weights is None else read_weights(options.weights)
+    start = None if options.weights is None else _read_start(options.weights, config, adapt=options.adapt)
     trunk = None if options.trunk is None else read_file(options.trunk, "--trunk")
     hand_model, remarks = _hand_model(options)
     if start is not None and options.adapt:
         remarks += _adapted(start, config)
-    elif start is not None:
-        load_weights(start, config)
     storage.require_writable(output)
     with lease.hold(output), _resumable(), connect(options.address) as resources:
         chosen_staff = staff.choose(
@@ -268,6 +266,14 @@ def _hand_model(options: Options) -> tuple[HandModel, tuple[str, ...]]:
             )
         named = "synthetic"
     return choose_hand_model(named)
+
+
+def _read_start(uri: str, config: ModelConfig, *, adapt: bool) -> bytes:
+    """Reads what training starts from, which is of this very model unless it is adapted."""
+    data = read_weights(uri)
+    if not adapt:
+        weights_of(data, uri, config, "--adapt takes what fits of it")
+    return data
 
 
 def _adapted(start: bytes, config: ModelConfig) -> tuple[str, ...]:

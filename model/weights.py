@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import PRESETS, ModelConfig, config_from_dict
-from model.errors import ModelError
+from model.errors import ModelError, OtherModelError
 from model.handoccnet import published
 from model.handoccnet.initialisation import start_at_rest
 from model.handoccnet.network import HandOccNet, build_network
@@ -215,9 +215,8 @@ def _load_own(data: bytes, config: ModelConfig | None, sha256: str) -> LoadedWei
             f"{n}={ours[n]!r} (asked: {theirs[n]!r})" for n in ours if ours[n] != theirs[n] and n != "name"
         ]
         if different:
-            raise ModelError(
-                f"weights: the file holds the model {own.name!r}, not {config.name!r}: {_listed(different)}; "
-                "leave --model out, and the file decides"
+            raise OtherModelError(
+                f"weights: the file's model {own.name!r} is not the {config.name!r} asked for: {_listed(different)}"
             )
     network = _filled(own, tensors, {name: name for name in tensors})
     return LoadedWeights(

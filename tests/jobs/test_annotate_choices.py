@@ -163,3 +163,11 @@ def test_a_checkpoint_in_the_published_layout_runs_with_the_mano_arrays_inside_i
     )
     assert refused.returncode == 2
     assert "trained on hand model" in refused.stderr
+
+
+def test_weights_of_another_model_are_refused_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["annotate", "a.mp4", "--output", "out", "--weights", "shipped:tiny", "--model", "paper"]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--weights shipped:tiny: weights: the file's model 'tiny' is not the 'paper' asked for: " in line
+    assert line.endswith("; leave --model out, and the file decides")

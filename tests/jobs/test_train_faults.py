@@ -136,7 +136,10 @@ def test_weights_of_an_ablation_learnt_in_mixed_precision_start_a_run_whose_own_
     further = ("--output", str(tmp_path / "full"), "--weights", str(weights), "--steps", "1")
     status, said = train(*further)
     assert status == 2
-    assert "holds the model 'tiny/table1/identity', not 'tiny'" in said.splitlines()[-1]
+    refusal = said.splitlines()[-1]
+    assert f"--weights {weights}: " in refusal
+    assert "model 'tiny/table1/identity' is not the 'tiny' asked for: neck='identity'" in refusal
+    assert refusal.endswith("; --adapt takes what fits of it")
     status, said = train(*further, "--adapt", "--half")
     assert status == 0, said
     assert "which start untrained: injection, enhancement" in said
