@@ -21,7 +21,7 @@ from pipeline.boxes.detect import Detect, DetectorOptions
 from pipeline.boxes.table import Table
 from pipeline.cut import input_id
 from pipeline.errors import ConfigError
-from pipeline.flow import Flow, Workers, spread
+from pipeline.flow import Flow, Workers
 from pipeline.inputs import find_inputs
 from pipeline.intrinsics import camera_rule
 from pipeline.plan import any_keys, load_keys
@@ -256,15 +256,7 @@ def _first_keys(output: str, units: Sequence[Unit]) -> Iterator[tuple[str, Colle
 
 
 def _workers(options: Options, resources: Resources) -> Workers:
-    return spread(
-        resources.cpus,
-        resources.gpus,
-        actors=actor_range(options.actors),
-        gpus_per_actor=options.gpus_per_actor,
-        gpus_now=resources.gpus_now,
-        node_cpus=resources.node_cpus,
-        gpu_node_cpus=resources.gpu_node_cpus,
-    )
+    return resources.spread(actors=actor_range(options.actors), gpus_per_actor=options.gpus_per_actor)
 
 
 def _flow(options: Options, job: Annotation, output: str, workers: Workers) -> Flow:
@@ -272,7 +264,7 @@ def _flow(options: Options, job: Annotation, output: str, workers: Workers) -> F
 
 
 def _batch_size(options: Options, workers: Workers) -> int:
-    return options.batch_size or (64 if workers.device == "cuda" else 16)
+    return options.batch_size or workers.crops_at_once
 
 
 def _told_flow(

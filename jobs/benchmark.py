@@ -21,7 +21,7 @@ from model.predictor import Precision
 from pipeline import boxes, local, ray_data
 from pipeline.annotation import Annotation
 from pipeline.errors import ConfigError
-from pipeline.flow import Flow, Workers, spread
+from pipeline.flow import Flow, Workers
 from pipeline.inputs import find_inputs
 from pipeline.records import Unit
 from pipeline.sources import SOURCES
@@ -83,7 +83,7 @@ def run(options: Options) -> int:
         unit_rows=max(16, options.count // 32),
     )
     with tempfile.TemporaryDirectory() as scratch, connect(options.address) as resources:
-        workers = spread(resources.cpus, resources.gpus, actors=None, gpus_per_actor=None)
+        workers = resources.spread()
         units = _images(Path(scratch), options.count, job)
         flow = functools.partial(job.flow, workers=workers, batch_size=options.batch_size)
         first, seconds, rate = _pipeline(flow(f"{scratch}/pipeline"), units)

@@ -21,6 +21,7 @@ import model
 import pipeline
 from jobs.console import say
 from pipeline.errors import ConfigError, Interrupted
+from pipeline.flow import Workers, spread
 from pipeline.quiet import no_stderr
 
 # What the head of a cluster started by `ray up` knows of itself; its autoscaler is started with this file.
@@ -64,6 +65,20 @@ class Resources:
         """Returns what this machine would offer."""
         cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
         return cls(cpus=cpus, gpus=gpus, gpus_now=gpus, node_cpus=cpus, gpu_node_cpus=cpus)
+
+    def spread(
+        self, *, actors: tuple[int, int] | None = None, gpus_per_actor: float | None = None
+    ) -> Workers:
+        """Returns the workers that a flow has on it, of as many actors as are asked for."""
+        return spread(
+            self.cpus,
+            self.gpus,
+            actors=actors,
+            gpus_per_actor=gpus_per_actor,
+            gpus_now=self.gpus_now,
+            node_cpus=self.node_cpus,
+            gpu_node_cpus=self.gpu_node_cpus,
+        )
 
 
 @contextlib.contextmanager

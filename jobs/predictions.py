@@ -19,7 +19,7 @@ from pipeline import compact, lease, storage
 from pipeline.annotation import Annotation
 from pipeline.errors import ConfigError
 from pipeline.evaluation.crops import EvaluationCrop
-from pipeline.flow import Flow, spread
+from pipeline.flow import Flow
 from pipeline.sinks.parts import committed, drop_orphans, withdraw
 from pipeline.sources.source import Input
 from pipeline.units import within
@@ -94,16 +94,8 @@ class Prediction:
 
     def flow(self, job: Annotation, output: str, resources: Resources) -> Flow:
         """Returns the job's stages, spread over a cluster."""
-        workers = spread(
-            resources.cpus,
-            resources.gpus,
-            actors=self.actors,
-            gpus_per_actor=self.gpus_per_actor,
-            gpus_now=resources.gpus_now,
-            node_cpus=resources.node_cpus,
-            gpu_node_cpus=resources.gpu_node_cpus,
-        )
-        return job.flow(output, workers, self.batch_size or (64 if workers.device == "cuda" else 16))
+        workers = resources.spread(actors=self.actors, gpus_per_actor=self.gpus_per_actor)
+        return job.flow(output, workers, self.batch_size or workers.crops_at_once)
 
 
 def predict(
