@@ -8,7 +8,7 @@ from model.crop import CROP_RULES, CropRule, require_opencv4
 from model.errors import ModelError, OtherModelError
 from model.mano.asset import HandModel, load_mano
 from model.mano.synthetic import synthetic_hand
-from model.weights import LoadedWeights, load_weights, random_weights
+from model.weights import LoadedWeights, is_checkpoint, load_weights, random_weights
 from pipeline import storage
 from pipeline.errors import ConfigError
 
@@ -116,16 +116,21 @@ def _hand_model(weights: LoadedWeights, mano: str | None) -> tuple[HandModel, tu
 
 
 def choose_hand_model(mano: str) -> tuple[HandModel, tuple[str, ...]]:
-    """Returns the procedural hand or the one of a MANO file, and what has to be said of it.
+    """Returns the procedural hand, or the one of a MANO file or a checkpoint, and what has to be said of it.
 
     Raises:
-        ConfigError: the file is missing, or none of MANO's.
+        ConfigError: the file is missing, or is neither MANO's nor a checkpoint with MANO's arrays.
     """
     if mano == "synthetic":
         hand_model = synthetic_hand()
         return hand_model, (f"the hand model is the procedural hand {hand_model.name}, in place of MANO",)
     data = read_file(mano, "--mano")
     try:
+        if is_checkpoint(data):
+            carried = load_weights(data).hand_model
+            if carried is None:
+                raise ModelError("the checkpoint carries no MANO arrays; give MANO_RIGHT.pkl instead")
+            return carried, ()
         return load_mano(data, "right"), ()
     except ModelError as error:
         raise ConfigError(f"--mano {mano}: {error}") from error

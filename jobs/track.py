@@ -21,10 +21,11 @@ from pipeline.plan import load_plan
 from pipeline.sinks.parts import committed
 from pipeline.tracking.accuracy import Accuracy, find_truth, measure_film, read_truth
 from pipeline.tracking.films import Films, find_films, read_film, read_tracks
+from pipeline.tracking.smoothing import REACH
 from pipeline.tracking.stage import SUMMARY, Tracking, tracked, tracking_flow, withdraw_others
 from pipeline.tracking.tracks import Settings, Tally
 
-TRACKING_VERSION = "2"
+TRACKING_VERSION = "3"
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class Options:
     )
     smoothing: float = option(
         Settings.smoothing_s,
-        help="how far smoothing looks, before and after: the Gaussian's standard deviation in seconds; 0: not at all",
+        help="how far smoothing looks, before and after: the Gaussian's standard deviation in seconds, of which three "
+        "count; 0: not at all",
     )
     min_frames: int = option(Settings.min_frames, help="leave out tracks of fewer annotated hands")
     mano: str | None = option(
         None,
-        help="MANO_RIGHT.pkl or synthetic: the annotations' own hand model; needed unless it is synthetic",
+        help="MANO_RIGHT.pkl, the checkpoint that annotated, or synthetic: the annotations' own hand model; needed "
+        "unless it is synthetic",
     )
     truth: str | None = option(
         None,
@@ -103,16 +106,26 @@ def run(options: Options) -> int:
         outcome = work.carry_out(lambda _: flow, left, address=options.address)
         done = tracked(output, films.whole, fingerprint)
         total = sum(done.values(), Tally())
-        accuracy = None if truth is None else _measured(output, films, truth)
         summary = {
             "films": {"tracked": len(films.whole), "incomplete": list(films.incomplete)},
             "total": total.plain(),
             "by_film": {film.unit.input: done[film.unit.unit_id].plain() for film in films.whole},
-            "truth": None if accuracy is None else {"of": options.truth, **accuracy.plain()},
+            "truth": None,
             "this_run": {"films": outcome.units, "seconds": round(time.monotonic() - started, 3)},
         }
         record.write(output, SUMMARY, about | summary)
+        accuracy = None
+        if truth is not None:
+            # It may be that of other boxes: the tracks are there all the same.
+            accuracy = _measured(output, films, truth)
+            summary["truth"] = {"of": options.truth, **accuracy.plain()}
+            record.write(output, SUMMARY, about | summary)
     _show(output, films, total, accuracy, outcome.units)
+    if total.alone:
+        say(
+            f"note: {total.alone} of {total.tracked} hands have no neighbour within {REACH * settings.smoothing_s:g} s "
+            "in their track, and are as they were annotated: --smoothing looks farther"
+        )
     return exits.REJECTS if films.incomplete else exits.DONE
 
 
@@ -131,7 +144,8 @@ def _hand_model(mano: str | None, job: Mapping[str, Any]) -> HandModel:
         hand_model = synthetic_hand()
         if hand_model.name != name:
             raise ConfigError(
-                f"needs --mano: the annotations' parameters belong to hand model {name[:20]}; give its MANO_RIGHT.pkl"
+                f"needs --mano: the annotations' parameters belong to hand model {name[:20]}; give its MANO_RIGHT.pkl, "
+                "or the authors' checkpoint, where its arrays annotated"
             )
         return hand_model
     hand_model, _ = choose_hand_model(mano)
@@ -163,12 +177,22 @@ def _films(output: str, job: Mapping[str, Any]) -> Films:
         )
     films = find_films(units, done)
     if films.incomplete:
-        say(f"note: not annotated to the end, and left out until they are: {some(films.incomplete)}")
-    if not films.whole:
-        raise ConfigError(
-            f"{output}: no film is annotated to the end; the command that job.json names continues"
+        say(
+            f"note: not annotated to the end, and left out until they are: {some(films.incomplete)}; "
+            f"{_way_to_the_end(job, films)}"
         )
+    if not films.whole:
+        raise ConfigError(f"{output}: no film is annotated to the end; {_way_to_the_end(job, films)}")
     return films
+
+
+def _way_to_the_end(job: Mapping[str, Any], films: Films) -> str:
+    """Says which command annotates the rest."""
+    if not set(films.incomplete).isdisjoint(job["plan"]["given_up"]):
+        return "the last annotate did not name them all: name them again"
+    if job.get("options", {}).get("limit") is not None:
+        return "the last annotate ended at its --limit: give it none"
+    return "the command that job.json names continues"
 
 
 def _metadata(settings: Settings, job: Mapping[str, Any]) -> dict[str, str]:

@@ -27,6 +27,9 @@ from model.mano.asset import HandModel
 Source = Literal["handocc", "published", "state_dict", "random"]
 
 _METADATA_KEY = "handocc"  # one key holding JSON: safetensors keeps no order among several
+_OLD_TORCH = (
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # protocol 2, and the magic number of torch.serialization
+)
 _NAMED = 6  # entries that an error names before it counts
 
 
@@ -83,6 +86,17 @@ def load_weights(data: bytes, config: ModelConfig | None = None) -> LoadedWeight
         hand_model_name=None,
         notes=notes,
     )
+
+
+def is_checkpoint(data: bytes) -> bool:
+    """Say whether a file looks like what torch.save writes, of either format, by what it begins with and holds."""
+    if data.startswith(_OLD_TORCH):
+        return True
+    try:
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+    return any(name.endswith("/data.pkl") for name in names)
 
 
 def adapted_weights(data: bytes, config: ModelConfig, seed: int) -> tuple[LoadedWeights, tuple[str, ...]]:

@@ -22,6 +22,8 @@ OVERLAP_COST, SIDE_COST, LOST_COST = 0.5, 0.4, 0.3
 # The velocity is that of so many seconds, and a hand keeps it for about as long.
 MOTION_S = 0.25
 MOTION_FRAMES = 16
+# Frames of a burst may be a millisecond apart: what moves in less than this is the joints' noise, not the hand.
+LEAST_MOTION_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,11 @@ def _gains(
 
 
 def _velocity(seen: Sightings, times: Floats, rows: Sequence[int]) -> Floats:
-    """Pixels a second of the joints' centre over the last MOTION_S, MOTION_FRAMES frames at most, (2,)."""
+    """Pixels a second of the joints' centre over the last MOTION_S, MOTION_FRAMES frames at most, (2,); of frames
+    that are nearer to each other than LEAST_MOTION_S, as if they were that far apart."""
     now = times[seen.frame[rows[-1]]]
     first = next(row for row in rows[-MOTION_FRAMES:] if now - times[seen.frame[row]] <= MOTION_S)
-    elapsed = now - times[seen.frame[first]]
-    if elapsed <= 0:
-        return np.zeros(2)
+    elapsed = max(now - times[seen.frame[first]], LEAST_MOTION_S)
     moved: Floats = seen.joints_2d[rows[-1]].mean(axis=0) - seen.joints_2d[first].mean(axis=0)
     return np.asarray(moved / elapsed, np.float64)
 

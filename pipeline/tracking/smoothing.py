@@ -26,6 +26,7 @@ ROUNDS = 3  # the base of the tangent space moves by less than 1e-6 in a fourth
 DOUBTS = 2  # how often what is far from its neighbours' line is weighed anew
 MEDOID_OF = 5  # samples, of which two may be anywhere
 OUTLIER_RAD = np.radians(60)
+FARTHEST_LINE = 10.0  # from the samples' mean, in their standard deviations: beyond it a line is their noise
 AT_ONCE = 1 << 18  # numbers of windows that are held at a time
 
 
@@ -45,7 +46,7 @@ class Windows:
     def chunks(self) -> Iterator[tuple[slice, Ints, Floats]]:
         """Yields, some samples n at a time, the samples (n, W) of their windows and these samples' shares.
 
-        Shares sum to 1, and their first moment is 0.
+        Shares sum to 1, and their first moment is 0 wherever samples determine a line.
         """
         count = len(self.times)
         if self.first is None or self.last is None:
@@ -66,8 +67,9 @@ class Windows:
             (weight * away**power).sum(axis=1, keepdims=True) for power in (0, 1, 2)
         )
         determinant = zeroth * second - first_moment**2
-        # One time alone, or all but one so far away that they weigh nothing, determine no line.
-        has_line = determinant > 1e-9 * zeroth**2
+        # One time alone determines no line, and no more do times that lie close together far from here, as those of a
+        # burst do. Rounding hides a spread below the second bound.
+        has_line = determinant > np.maximum((first_moment / FARTHEST_LINE) ** 2, 1e-9 * zeroth**2)
         line = weight * (second - first_moment * away) / np.where(has_line, determinant, 1.0)
         return index, np.where(has_line, line, weight / zeroth)
 
@@ -83,6 +85,12 @@ def windows(times: Floats, weights: Floats, strength_s: float) -> Windows:
     first = np.searchsorted(times, times - reach, "left")
     last = np.searchsorted(times, times + reach, "right")
     return Windows(times, weights, strength_s, first, last)
+
+
+def alone(times: Floats, strength_s: float) -> NDArray[np.bool_]:
+    """Returns which samples at ascending times (N,) no other one is near enough to smooth, where anything is."""
+    far = np.diff(times, prepend=-np.inf, append=np.inf) > REACH * strength_s
+    return np.asarray(far[:-1] & far[1:] & (strength_s > 0), np.bool_)
 
 
 def smooth(values: Floats, window: Windows) -> Floats:

@@ -17,6 +17,7 @@ from pipeline.tracking.linking import Chain, Sightings, link, longest_step, vote
 from pipeline.tracking.smoothing import (
     Floats,
     Ints,
+    alone,
     between,
     robust_mean,
     rotations_between,
@@ -88,6 +89,7 @@ class Frames:
 class Tally:
     """What came of films: `hands` annotated, the `tracks`, of the hands those that are `tracked`, and rows by kind.
 
+    alone: hands of the track's side that have no neighbour in their track within the reach of the smoothing.
     jitter: sums of |second difference| of joints about the wrist, in mm a frame², raw and smoothed, over `triples`
     of one track in consecutive frames, all of them annotated with the track's side.
     """
@@ -98,6 +100,7 @@ class Tally:
     tracked: int = 0
     filled: int = 0
     side_changed: int = 0
+    alone: int = 0
     triples: int = 0
     raw_jitter: float = 0.0
     smooth_jitter: float = 0.0
@@ -116,6 +119,7 @@ class Tally:
             "untracked": self.hands - self.tracked,
             "filled": self.filled,
             "side_changed": self.side_changed,
+            "alone": self.alone,
             "jitter_mm_per_frame2": {
                 "raw": round(self.raw_jitter / triples, 4) if self.triples else None,
                 "smoothed": round(self.smooth_jitter / triples, 4) if self.triples else None,
@@ -287,6 +291,7 @@ def _add(
         tracked=len(chain.rows),
         filled=len(rows) - len(chain.rows),
         side_changed=int((~chain.agrees).sum()),
+        alone=int(alone(when, settings.smoothing_s).sum()),
         triples=int(triples.sum()),
         raw_jitter=float(bends(before)[triples].sum()),
         smooth_jitter=float(bends(joints)[triples].sum()),

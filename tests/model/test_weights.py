@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from model.errors import ModelError
 from model.handoccnet.network import build_network
 from model.weights import (
     adapted_weights,
+    is_checkpoint,
     load_imagenet_resnet50,
     load_weights,
     random_weights,
@@ -195,6 +197,16 @@ def test_a_published_checkpoint_fills_the_release_and_brings_its_hand(
     }
     for ours, theirs in pairs.items():
         torch.testing.assert_close(state[ours], published_entries[theirs], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_checkpoint_is_known_by_what_it_holds(old: bool) -> None:
+    stream, array = io.BytesIO(), io.BytesIO()
+    torch.save({"network": {"weight": torch.zeros(2)}}, stream, _use_new_zipfile_serialization=not old)
+    assert is_checkpoint(stream.getvalue())
+    np.savez(array, v_template=np.zeros((778, 3)))
+    for other in (array.getvalue(), pickle.dumps({"v_template": 1}, protocol=2), b"PK\x03\x04", b""):
+        assert not is_checkpoint(other)
 
 
 def test_a_bare_state_dict_of_published_names_needs_no_hand(published_entries: dict[str, Tensor]) -> None:

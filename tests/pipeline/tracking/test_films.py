@@ -167,12 +167,15 @@ def test_a_film_that_is_not_annotated_to_the_end_waits(
     assert [uri.rsplit("/", 1)[1] for uri in found.incomplete] == ["film-2-000001.mp4"]
     job = json.loads((output / "job.json").read_text())
     job["plan"]["given_up"] = list(found.incomplete)  # which leaves it as incomplete as it was
-    (output / "job.json").write_text(json.dumps(job))
+    given_up = job
+    limited = job | {"plan": job["plan"] | {"given_up": []}, "options": {"limit": 9}}
     for path in (output / "annotations").glob("film-2-000000*"):
         path.unlink()
-    with pytest.raises(ConfigError, match="no film is annotated to the end"):
-        track.run(track.Options(output=str(output)))
-    assert "film-2-000001.mp4" in capsys.readouterr().err
+    for job, way_out in ((given_up, "name them again"), (limited, "ended at its --limit: give it none")):
+        (output / "job.json").write_text(json.dumps(job))
+        with pytest.raises(ConfigError, match=f"no film is annotated to the end; .*{way_out}"):
+            track.run(track.Options(output=str(output)))
+        assert "film-2-000001.mp4" in capsys.readouterr().err
 
 
 def test_a_truth_whose_boxes_are_others_is_refused(output: Path, films: Path) -> None:

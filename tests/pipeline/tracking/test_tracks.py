@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from model.mano.synthetic import synthetic_hand
 from pipeline.columns import numbers
 from pipeline.evaluation.hands import HandPoser
-from pipeline.tracking.smoothing import AT_ONCE, smooth, smooth_rotations, windows
+from pipeline.tracking.smoothing import AT_ONCE, smooth, smooth_points, smooth_rotations, windows
 from pipeline.tracking.tracks import TRACKS, Settings, track_film
 from tests.pipeline.tracking.sightings import LAYOUT, RATE, SIZE, Seen, frames, hands
 
@@ -198,6 +198,31 @@ def test_time_comes_from_timestamps_whatever_frames_are_looked_at(poser: HandPos
     seen = [Seen(frame, (100, 100)) for frame in range(20)]
     _, tally = track_film(hands(seen, times), frames(20, times), Settings(gap_s=0.5), poser)
     assert (tally.tracks, tally.filled) == (2, 0)
+
+
+def test_frames_of_a_burst_tear_no_track_apart_and_draw_no_line_to_far_away(poser: HandPoser) -> None:
+    """As webcams record: the film stands still, then comes what was lost, a millisecond apart."""
+    rng = np.random.default_rng(2)
+    times = [0.0, 0.001]
+    while len(times) < 300:
+        stall = len(times) % 60 == 0
+        times += [times[-1] + 0.3 + 0.001 * late for late in range(3)] if stall else [times[-1] + 1 / 30]
+    seen = [Seen(frame, tuple(100 + rng.normal(0, 2, 2))) for frame in range(len(times))]
+    _, tally = track_film(hands(seen, times), frames(len(times), times), Settings(), poser)
+    assert tally.tracks == 1
+    # A first sample that is far off is drawn to where the others are, and no farther than they are apart.
+    times = [0.0, 0.1, 0.101, 0.25, 0.28]
+    places = np.array([[200.0], [0.0], [1.0], [0.0], [1.0]])
+    assert smooth_points(places, np.array(times), np.ones(5), 0.05, 30.0)[0] == pytest.approx(0.5, abs=1.0)
+
+
+def test_hands_that_are_too_far_apart_in_time_to_be_smoothed_are_counted(poser: HandPoser) -> None:
+    times = [*np.arange(10) / 2, *(5.0 + np.arange(10) / 30)]
+    seen = [Seen(frame, (100, 100)) for frame in range(20)]
+    _, tally = track_film(hands(seen, times), frames(20, times), Settings(gap_s=1.0), poser)
+    assert (tally.tracks, tally.tracked, tally.alone) == (1, 20, 10)
+    assert tally.plain()["alone"] == 10
+    assert track_film(hands(seen, times), frames(20, times), AS_THEY_ARE, poser)[1].alone == 0
 
 
 def test_a_wrist_in_space_is_smoothed_where_it_is_known_and_null_elsewhere(poser: HandPoser) -> None:
