@@ -25,7 +25,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.crops import EVALUATION_CROPS
 from pipeline.evaluation.errors import ERRORS_VERSION, MISSING, REJECTED, evaluation_flow
 from pipeline.evaluation.hands import HandPoser
-from pipeline.evaluation.matching import MatchedUnit, match_units
+from pipeline.evaluation.matching import MatchedUnit, match_units, require_same_hands
 from pipeline.evaluation.measurement import Measurement
 from pipeline.evaluation.overlays import worst_sheet
 from pipeline.evaluation.report import (
@@ -131,6 +131,8 @@ def run(options: Options) -> int:
         ):
             say(f"note: taken for what was annotated elsewhere, by name and samples' keys: {some(moved)}")
         parts = annotated_parts(predicted, matched)
+        if predicted.boxes_given:
+            require_same_hands(predicted.uri, matched, parts)
         units = [unit.labelled for unit in matched]
         drop_others(output, units)
         done = measured_units(output, units, parts, fingerprint)

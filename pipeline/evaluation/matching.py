@@ -1,17 +1,25 @@
 """Units of an annotate job and the labels of the same samples, which may lie elsewhere by now."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from model.crop import bbox_of_joints
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.boxes.overlap import overlap
+from pipeline.columns import numbers
+from pipeline.errors import ConfigError, DataError
 from pipeline.plan import load_keys, load_plan
 from pipeline.records import Unit
-from pipeline.sources import webdataset
+from pipeline.sinks.parts import Part, read_table
+from pipeline.sources import SOURCES, webdataset
 from pipeline.sources.source import Input
+from pipeline.training.labels import hand_count, hand_label
 
 _PROBES_AT_ONCE = 16
+_SAME_BOX = 0.5  # overlap of two boxes of one hand, of which one may be drawn anew
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,11 @@ def match_units(predictions: str, shards: Sequence[Input]) -> list[MatchedUnit]:
     for uri in by_input:
         by_name.setdefault(storage.name_of(uri), []).append(uri)
     pairs: list[tuple[Input, list[Unit]]] = []
+    asked = {shard.uri for shard in shards}
+    taken: dict[str, str] = {}
     for shard in shards:
-        named = by_name.get(storage.name_of(shard.uri), [])
+        # One that is named itself is no other one's former place.
+        named = [uri for uri in by_name.get(storage.name_of(shard.uri), []) if uri not in asked]
         uri = shard.uri if shard.uri in by_input or not named else named[0]
         if uri not in by_input:
             raise ConfigError(f"{shard.uri}: {predictions} holds no annotations of it; annotate it first")
@@ -47,11 +58,61 @@ def match_units(predictions: str, shards: Sequence[Input]) -> list[MatchedUnit]:
             raise ConfigError(
                 f"{shard.uri}: {predictions} has annotations of {len(named)} shards of this name, and of none there"
             )
+        if uri in taken:
+            raise ConfigError(
+                f"{shard.uri}: has the name of {taken[uri]}, and {predictions} has annotations of one shard of this "
+                "name; leave out the other one"
+            )
+        taken[uri] = shard.uri
         pairs.append((shard, sorted(by_input[uri], key=lambda unit: unit.first)))
     with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
         return [
             unit for units in pool.map(lambda pair: _matched(predictions, *pair), pairs) for unit in units
         ]
+
+
+def require_same_hands(predictions: str, matched: Sequence[MatchedUnit], parts: Mapping[str, Part]) -> None:
+    """Holds shards that are known by name against annotations of given boxes: their hands must lie in these.
+
+    Names and keys are soon the same, as those of any two sets that one program numbered. Looks at a unit of each shard.
+
+    Raises:
+        ConfigError: most of a unit's hands lie elsewhere than they were annotated.
+    """
+    moved = {unit.labelled.input: unit for unit in matched if unit.labelled.input != unit.annotated.input}
+    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
+        overlaps = pool.map(
+            lambda unit: _overlaps(predictions, unit.labelled, parts[unit.annotated.unit_id]), moved.values()
+        )
+        for unit, found in zip(moved.values(), overlaps, strict=True):
+            if found and float(np.median(found)) < _SAME_BOX:
+                raise ConfigError(
+                    f"{unit.labelled.input}: has the name and keys of {unit.annotated.input}, but its hands lie "
+                    "elsewhere than those that were annotated: it holds other pictures; annotate it"
+                )
+
+
+def _overlaps(predictions: str, unit: Unit, part: Part) -> list[float]:
+    """Returns how much each labelled box, or that of the labelled joints, has in common with the annotated one."""
+    table = read_table(predictions, "annotations", part, ("key", "hand_index", "bbox"))
+    names = zip(table["key"].to_pylist(), table["hand_index"].to_pylist(), strict=True)
+    annotated = dict(zip(names, numbers(table, "bbox", 4), strict=True))
+    found = []
+    for sample in SOURCES[unit.source].read(unit, load_keys(predictions, unit)):
+        try:
+            hands = [
+                hand_label(sample.key, sample.label, index)
+                for index in range(hand_count(sample.key, sample.label))
+            ]
+        except DataError:
+            continue  # measuring says what is wrong with it
+        for index, hand in enumerate(hands):
+            box = annotated.get((sample.key, index))
+            if box is not None:
+                round_joints = bbox_of_joints(hand.joints_2d) if hand.has_joints_2d else hand.bbox
+                labelled = np.stack([hand.bbox, round_joints]).astype(np.float64)
+                found.append(float(overlap(box, labelled).max()))
+    return found
 
 
 def _matched(predictions: str, shard: Input, units: Sequence[Unit]) -> list[MatchedUnit]:

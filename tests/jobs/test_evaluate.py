@@ -15,6 +15,10 @@ from scipy.spatial.transform import Rotation
 from jobs.cli import main
 from jobs.cluster import connect
 from jobs.evaluate import Options
+from model.mano.synthetic import synthetic_hand
+from pipeline.records import UnitRecord
+from pipeline.synthesis.sample import SceneSpec
+from pipeline.synthesis.shards import MakeShard, plan_shards
 from tests.pipeline.evaluation.annotated import Hand, annotate
 from tests.training_shards import changed, label
 
@@ -107,6 +111,30 @@ def labelled_hands(shards: Path) -> list[NDArray[np.float64]]:
             joints = [np.array(hand["joints_3d"]) for hand in sample.label["hands"]]
             hands += [points - points[0] for points in joints]
     return hands
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_shards_of_one_name_are_not_measured_against_each_others_annotations(
+    shards: Path, perfect: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, seed in (("others", 4), ("copies", 3)):
+        (tmp_path / name).mkdir()
+        make = MakeShard(str(tmp_path / name), seed, SceneSpec(size=160, vertices=True), synthetic_hand())
+        for unit in plan_shards(str(tmp_path / name), count=24, seed=3, per_shard=12):
+            make(UnitRecord(unit))
+
+    def refused(*data: str) -> str:
+        command = ["evaluate", "--dataset", "shards", "--predictions", str(perfect), "--data", *data]
+        assert main([*command, "--output", str(tmp_path / "out")]) == 2
+        return capsys.readouterr().err
+
+    others, copies = f"{tmp_path}/others/*.tar", f"{tmp_path}/copies/*.tar"
+    assert "its hands lie elsewhere than those that were annotated" in refused(others)
+    assert "holds no annotations of it; annotate it first" in refused(f"{shards}/*.tar", copies)
+    assert "leave out the other one" in refused(others, copies)
+    metrics = evaluate(tmp_path / "copies", tmp_path / "of-copies", "shards", "--predictions", perfect)
+    assert metrics["metrics"]["mpjpe_mm"]["mean"] < 1e-3
 
 
 @pytest.mark.ray
