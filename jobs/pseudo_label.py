@@ -18,6 +18,7 @@ from jobs.pseudo_labels.annotated import (
     require_weights_of_expected_error,
 )
 from jobs.pseudo_labels.request import (
+    CHOOSE_ANEW,
     NOT_STATED,
     VERSION,
     Options,
@@ -71,7 +72,7 @@ def run(options: Options) -> int:
             content,
             fingerprint,
             overwrite=options.overwrite,
-            way_out="what is chosen depends on all annotations: use another --output, or --overwrite to choose anew",
+            way_out=CHOOSE_ANEW,
         )
         if options.retry_rejected or (options.overwrite and not record.is_of(output, fingerprint)):
             _forget(output)
@@ -84,7 +85,9 @@ def run(options: Options) -> int:
         say(f"note: confidence is {annotated.confidence}")
         _note_idle(limits, annotated.units)
         _survey(options, output, annotated, limits)
-        chosen = stored(output, fingerprint) or _choose(options, output, annotated, fingerprint)
+        # How many examples it names decides nothing else.
+        selection = f"{fingerprint}, {options.examples} examples"
+        chosen = stored(output, selection) or _choose(options, output, annotated, selection)
         shards = plan_shards(annotated.uri, chosen.pictures, options.per_shard, fingerprint[:16])
         flow = shards_flow(_writer(options, output, annotated))
         outcome = work.carry_out(lambda _: flow, missing(output, shards), address=options.address)
@@ -111,9 +114,10 @@ def _forget(output: str) -> None:
         storage.delete(storage.join(output, name))
     forget_selection(output)
     # The shards, which vouch for their accounts, go first. What has another name is somebody else's.
-    for file in sorted(storage.list_files(output), key=lambda file: not file.uri.endswith(".tar")):
-        if _WRITTEN.fullmatch(storage.key_below(output, file.uri)):
-            storage.delete(file.uri)
+    files = (file.uri for file in storage.list_files(output))
+    written = [uri for uri in files if _WRITTEN.fullmatch(storage.key_below(output, uri))]
+    for uri in sorted(written, key=lambda uri: not uri.endswith(".tar")):
+        storage.delete(uri)
 
 
 def _survey(options: Options, output: str, annotated: Annotated, limits: Thresholds) -> None:
@@ -138,7 +142,8 @@ def _survey(options: Options, output: str, annotated: Annotated, limits: Thresho
     left = [unit for unit in annotated.units if unit.unit_id not in done]
     if left:
         say(f"surveying the hands of {len(left)} units")
-        forget_selection(output)
+        # Pictures that cannot be read any more, or can again, shift the numbers of all behind them.
+        _forget(output)
         work.carry_out(lambda _: survey_flow(survey), left, address=options.address)
 
 

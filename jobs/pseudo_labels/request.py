@@ -5,17 +5,23 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from jobs import annotate, record
+from jobs.console import some
 from jobs.options import option, require_least
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.fingerprint import fingerprint_of
-from pipeline.inputs import expand
+from pipeline.inputs import expand, find_inputs
+from pipeline.plan import load_plan
 from pipeline.pseudo_labels.shards import Frames
 from pipeline.pseudo_labels.thresholds import Thresholds, thresholds
 
 VERSION = "3"  # of the rules by which hands are kept
 PREDICTIONS = "predictions"
 NOT_STATED = "not stated"
+CHOOSE_ANEW = (
+    "what is chosen depends on all annotations: use another --output, or --overwrite, which chooses anew and keeps "
+    "what is annotated"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,7 @@ class Options(annotate.Options):
         "crop", help="crop: the hands' surroundings, as JPEG; whole: pictures with the bytes they have"
     )
     crop_factor: float = option(2.5, help="with --frames crop: how far a hand's box is enlarged")
-    per_shard: int = option(500, help="pictures per shard")
+    per_shard: int = option(500, help="pictures per shard, which is held in memory while it is written")
     split: str = option("train", help="what the labels say of themselves")
     licence: str = option(NOT_STATED, help="under which licence the pictures may be used, for the manifest")
     examples: int = option(
@@ -124,14 +130,18 @@ def settings(options: Options) -> dict[str, Any]:
 
 
 def require_settings(options: Options, output: str) -> None:
-    """Refuses, before anything is annotated, other settings than those of the output.
+    """Refuses, before anything is annotated, other settings than those of the output, and more inputs.
 
     Raises:
         ConfigError: they differ, or the output is another command's.
     """
     earlier = record.require_own(output, "pseudo-label")
-    if earlier is not None:
-        content = earlier["content"] | settings(options)
-        record.require_same(
-            output, "pseudo-label", content, fingerprint_of(content), overwrite=options.overwrite
-        )
+    if earlier is None:
+        return
+    content = earlier["content"] | settings(options)
+    record.require_same(output, "pseudo-label", content, fingerprint_of(content), overwrite=options.overwrite)
+    if options.inputs and not options.overwrite:
+        chosen_from = {unit.input for unit in load_plan(storage.join(output, PREDICTIONS))}
+        named, _ = find_inputs(options.inputs, output=output, note=lambda _: None, look_into_tables=True)
+        if more := [source.uri for source in named if source.uri not in chosen_from]:
+            raise ConfigError(f"{some(more)}: not among what {output} was chosen from; {CHOOSE_ANEW}")

@@ -110,6 +110,19 @@ def image_format(data: bytes) -> str:
     Raises:
         DataError: it is something else, or cut short.
     """
+    found = picture_kind(data)
+    # Pillow verifies the checksums of a PNG, but nothing of a JPEG.
+    if found == "JPEG" and b"\xff\xd9" not in data[-64:]:
+        raise DataError("unreadable image", "the JPEG is cut short")
+    return found
+
+
+def picture_kind(data: bytes) -> str:
+    """Returns JPEG or PNG; of a JPEG no more is looked at than its beginning.
+
+    Raises:
+        DataError: it is something else, or a damaged PNG.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -119,9 +132,6 @@ def image_format(data: bytes) -> str:
                 image.verify()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError("unreadable image", f"it is no JPEG or PNG, or a damaged one ({error})") from error
-    # Pillow verifies the checksums of a PNG, but nothing of a JPEG.
-    if found == "JPEG" and b"\xff\xd9" not in data[-64:]:
-        raise DataError("unreadable image", "the JPEG is cut short")
     return found
 
 

@@ -37,7 +37,8 @@ class Written:
 
 def missing(output: str, shards: Sequence[Unit]) -> list[Unit]:
     """Returns the shards that are not there yet."""
-    there = {file.uri for file in storage.list_files(output)}
+    # Below it lie the annotations too, as many files as hands where each has a mesh.
+    there = {file.uri for file in storage.list_files(output) if file.uri.endswith(".tar")}
     return [shard for shard in shards if shard_uri(output, shard) not in there]
 
 

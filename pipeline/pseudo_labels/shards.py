@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.datasets.shards import image_format
+from pipeline.datasets.shards import picture_kind
 from pipeline.errors import DataError
 from pipeline.flow import Flow, Stage
 from pipeline.pictures import pixels, samples_of
@@ -160,7 +160,7 @@ class WriteShard:
         """
         if self.job.frames == "whole" and sample.error is None and isinstance(sample.image, bytes):
             try:
-                return sample.image, _ENDINGS[image_format(sample.image)], (0, 0)
+                return sample.image, _ENDINGS[picture_kind(sample.image)], (0, 0)
             except DataError:
                 # Neither JPEG nor PNG: what shards hold is made of it, without loss.
                 return _encoded(pixels(sample), ".png"), ".png", (0, 0)
@@ -182,7 +182,9 @@ def _encoded(image: NDArray[np.uint8] | DataError, ending: str) -> bytes:
         raise image
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if ending == ".jpg" else []
     done, data = cv2.imencode(ending, np.ascontiguousarray(image[..., ::-1]), quality)
-    assert done, "OpenCV could not encode a picture"
+    if not done:
+        height, width = image.shape[:2]
+        raise DataError("image too large", f"{width}x{height} pixels do not fit a {ending[1:].upper()}")
     return data.tobytes()
 
 

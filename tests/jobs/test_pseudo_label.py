@@ -113,6 +113,15 @@ def test_what_it_writes_is_what_training_reads(
     assert main([str(word) for word in command]) == 0
     assert digests(output) == before
     assert main([str(word) for word in (*command, "--per-source", 5)]) == 2
+    shutil.copy(next(shards.glob("*.tar")), tmp_path / "more.tar")
+    planned = (output / "predictions" / "job.json").read_bytes()
+    more = handocc_on_one_ray(*command[:2], tmp_path / "more.tar", *command[2:])
+    assert more.returncode == 2
+    assert "more.tar: not among what" in more.stderr
+    assert (output / "predictions" / "job.json").read_bytes() == planned, "it was refused before annotating"
+    assert handocc_on_one_ray(*command, "--examples", "1").returncode == 0
+    assert len((output / "datasheet.html").read_text()) < len(page) / 2, "of one hand, and not of eight"
+    assert digests(output) == before
     stored = ("pseudo-label", "--predictions", output / "predictions", "--output", tmp_path / "stored")
     limited = (*stored, "--min-confidence", "0", "--max-expected-error", "8")
     assert main([str(word) for word in limited]) == 2, "an untrained network knows no expected error"

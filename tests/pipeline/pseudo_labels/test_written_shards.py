@@ -1,5 +1,6 @@
 """What the shards of pseudo-labels hold: pictures, labels and the account of both."""
 
+import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.pseudo_labels.survey import UNREADABLE
 from pipeline.stages.decode import decode_image
 from tests.pipeline.evaluation.annotated import annotate
 from tests.pipeline.pseudo_labels.made import ALL, pseudo_label
+from tests.training_shards import changed
 
 
 def test_whole_pictures_keep_their_bytes_and_their_labels_are_what_was_annotated(
@@ -45,6 +47,17 @@ def test_whole_pictures_keep_their_bytes_and_their_labels_are_what_was_annotated
                 np.array(labelled["joints_3d"]) - labelled["root_3d"],
                 atol=1e-5,
             )
+
+
+def test_a_whole_jpeg_keeps_what_a_camera_wrote_behind_it(shards: Path, tmp_path: Path) -> None:
+    shard, trailer = next(shards.glob("*.tar")), b"a short film" * 100
+    (tmp_path / "data").mkdir()
+    with tarfile.open(shard) as archive:
+        pictures = [name for name in archive.getnames() if name.endswith(".jpg")]
+    changed(shard, tmp_path / "data" / shard.name, dict.fromkeys(pictures, lambda data: data + trailer))
+    made = pseudo_label(annotate(tmp_path / "data", tmp_path / "annotated", vertices=False), tmp_path / "out")
+    assert len(made.pictures) == len(pictures)
+    assert all(picture.endswith(trailer) for picture in made.pictures.values())
 
 
 def test_in_a_crop_everything_lies_on_the_same_spot_of_the_hand(annotated: Path, tmp_path: Path) -> None:
