@@ -152,7 +152,7 @@ def _truth(view: "_CloseUp", row: Mapping[str, Any], sample: Sample, mesh: Any) 
     # The triangles are those of the annotation's side.
     same_side = mesh is not None and isinstance(hand, dict) and hand.get("side") == row["side"]
     vertices = _numbers(hand, "vertices", mesh[0].shape) if same_side else None
-    if camera is None or vertices is None or vertices[:, 2].min() <= 0:
+    if camera is None or isinstance(camera, DataError) or vertices is None or vertices[:, 2].min() <= 0:
         return render.draw_skeleton(view.picture, view.to_view(joints_2d))
     points = view.to_view(project(vertices, np.array(camera)))
     return render.draw_mesh(view.picture, vertices, points, mesh[1], colour=TRUTH)

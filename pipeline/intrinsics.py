@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from PIL import Image
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 
 Camera = tuple[float, float, float, float]
 
@@ -75,11 +75,17 @@ class CameraRule:
         )
 
     def choose(
-        self, given: Camera | None, exif: Camera | None, width: int, height: int
+        self, given: Camera | DataError | None, exif: Camera | None, width: int, height: int
     ) -> KnownCamera | None:
-        """Returns the camera of a hand in an image of this size, or None where none is known or assumed."""
+        """Returns the camera of a hand in an image of this size, or None where none is known or assumed.
+
+        Raises:
+            DataError: the input gives one that is none, for which no guess may stand in.
+        """
         if self.stated is not None:
             return KnownCamera(self.stated, "given")
+        if isinstance(given, DataError):
+            raise given
         if given is not None:
             return KnownCamera(given, "given")
         if self.exif and exif is not None:

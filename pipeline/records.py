@@ -174,14 +174,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class HandBox:
-    """A hand that is asked for: bbox (x, y, w, h) in pixels of the original image, and whose hand it is."""
+    """A hand that is asked for: bbox (x, y, w, h) in pixels of the original image, and whose hand it is.
+
+    camera: fx, fy, cx, cy as the input gives them, or what is wrong with what it gives.
+    """
 
     bbox: tuple[float, float, float, float]
     side: str
     side_source: str
     bbox_source: str
     score: float | None = None
-    camera: tuple[float, float, float, float] | None = None
+    camera: tuple[float, float, float, float] | DataError | None = None
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,14 @@ def parse_hand(
     )
 
 
-def camera_of(value: Any) -> tuple[float, float, float, float] | None:
-    """Returns a camera (fx, fy, cx, cy), or None if it is anything else, or has no focal length."""
+def camera_of(value: Any) -> tuple[float, float, float, float] | DataError | None:
+    """Returns an input's camera (fx, fy, cx, cy), None where it gives none, or what is wrong with it."""
+    if value is None or (isinstance(value, str) and not value):  # as a CSV says that there is none
+        return None
     camera = numbers(value, 4)
     if camera is None or not _finite(camera) or min(camera[:2]) <= 0:
-        return None
+        found = reprlib.repr(value)
+        return DataError("bad camera", f"must be [fx, fy, cx, cy], pixels, it is {found}")
     return camera[0], camera[1], camera[2], camera[3]
 
 

@@ -76,8 +76,10 @@ class Page:
         crop: NDArray[np.uint8],
         affine: CropAffine,
         shape: Sequence[int],
-        camera: KnownCamera | None,
+        camera: KnownCamera | DataError | None,
     ) -> None:
+        """Enters a hand; one whose camera cannot be used has no place in camera space, and the ledger says why."""
+        known = None if isinstance(camera, DataError) else camera
         part = quality.shown_part(affine, image_width=shape[1], image_height=shape[0])
         place = sample.key if sample.frame_index is None else str(sample.frame_index)
         self.crops[len(self.hands)] = crop
@@ -96,8 +98,8 @@ class Page:
                 "bbox": list(hand.bbox),
                 "bbox_score": hand.score,
                 "bbox_source": hand.bbox_source,
-                "camera": None if camera is None else list(camera.camera),
-                "camera_source": None if camera is None else camera.source,
+                "camera": None if known is None else list(known.camera),
+                "camera_source": None if known is None else known.source,
                 "crop_outside": quality.crop_outside(part),
                 "sharpness": quality.sharpness(crop, part),
                 "crop_to_image": affine.crop_to_image.reshape(-1).tolist(),
@@ -105,4 +107,7 @@ class Page:
                 "ledger_row": len(self.ledger),
             }
         )
-        self.enter(sample, index, "annotated")
+        problem = (
+            {"stage": "place", "reason": f"no translation: {camera}"} if isinstance(camera, DataError) else {}
+        )
+        self.enter(sample, index, "annotated", **problem)

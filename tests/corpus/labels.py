@@ -37,6 +37,12 @@ def _fine(name: str, text: bytes) -> BadInput:
     return _case(name, text, good("k"))
 
 
+def _no_camera(name: str, camera: object) -> BadInput:
+    """A camera that is none costs the hand its place alone, and no guess stands in for it."""
+    rows = (Row("k", 0, "annotated", "place", "no translation"),)
+    return _case(f"label: camera is {name}", json.dumps({"hands": [HAND], "camera": camera}).encode(), rows)
+
+
 def nested(depth: int) -> bytes:
     """Returns a label whose box is a list in a list in a list …"""
     return b'{"hands": [{"side": "left", "bbox": ' + b"[" * depth + b"]" * depth + b"}]}"
@@ -63,8 +69,9 @@ LABELS = (
     ),
     _fine("label: UTF-8 with a byte order mark", b"\xef\xbb\xbf" + label(HAND)),
     _fine("label: UTF-16", label(HAND).decode().encode("utf-16")),
-    _fine("label: camera is nonsense", json.dumps({"hands": [HAND], "camera": [{}, "x", 1e999]}).encode()),
-    _fine("label: camera is not finite", json.dumps({"hands": [HAND], "camera": [1e999, 1, 1, 1]}).encode()),
+    _no_camera("nonsense", [{}, "x", 1e999]),
+    _no_camera("not finite", [1e999, 1, 1, 1]),
+    _no_camera("a matrix", [[500, 0, 24], [0, 500, 24], [0, 0, 1]]),
     _fine("label: score has 400 digits", label({**HAND, "score": 10**400})),
     _fine("label: score is not a number", label({**HAND, "score": float("nan")})),
     _no_hands("an object", HAND),
