@@ -198,6 +198,7 @@ def _learn(options: Options, predicted: Predicted, graded: GradedHands) -> tuple
         model=conventions["model"],
         hand_model=predicted.job["hand_model"],
         boxes=origin_of(predicted.job["content"]["boxes"]),
+        crop_rule=conventions["crop_rule"],
         learnt_on=", ".join(sorted(storage.redacted(uri) for uri in options.data)),
         hands=len(graded.errors_mm),
         curves=tuple(curves),

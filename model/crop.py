@@ -29,6 +29,10 @@ class CropRule:
     factor: float
     clip_first: bool
 
+    def describe(self) -> str:
+        """Return the rule in words, which tell it from any other."""
+        return f"{self.name}: x{self.factor:g}{', clipped first' if self.clip_first else ''}"
+
 
 # The authors used three rules; `whole` is for boxes that already are the crop, such as a whole picture.
 CROP_RULES = {

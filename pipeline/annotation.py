@@ -88,6 +88,11 @@ class Annotation:
             )
         elif self.calibration is None and self.weights.calibration:
             found += ("what the weights say of confidences is for found boxes: here they are not calibrated",)
+        elif self.calibration is not None and self.calibration.crop_rule != self.crop_rule.describe():
+            found += (
+                f"what a confidence is worth was learnt in crops of another kind ({self.calibration.crop_rule}; these "
+                f"are {self.crop_rule.describe()}); `handocc calibrate` learns it from annotations with such crops",
+            )
         return found
 
     @property
@@ -118,7 +123,6 @@ class Annotation:
     @property
     def metadata(self) -> dict[str, str]:
         """What every part says of itself; the unit's own entries are added when it is written."""
-        rule = self.crop_rule
         return {
             "schema_version": SCHEMA_VERSION,
             "model": self.weights.config.name,
@@ -131,7 +135,7 @@ class Annotation:
             "flat_hand_mean": "True",
             "joint_order": ",".join(JOINT_NAMES),
             "fingertip_vertices": ",".join(map(str, self.hand_model.fingertip_vertices)),
-            "crop_rule": f"{rule.name}: x{rule.factor:g}{', clipped first' if rule.clip_first else ''}",
+            "crop_rule": self.crop_rule.describe(),
             "units": "metres, radians, pixels",
             "axes": "x right, y down, z away; wrist at the origin; pixel centres at integers",
             "camera": self.cameras.identity,

@@ -145,8 +145,9 @@ class Calibration:
     """What was learnt, and what it holds for.
 
     threshold_mm: a hand is good below this error. tensors_sha256, model, hand_model: whose annotations it was learnt
-    on; boxes: their origin, GIVEN or DETECTED; learnt_on: which data, in words; hands: how many. curves: one without
-    the columns of a second look (--tta), and one with them where the annotations had them.
+    on; boxes: their origin, GIVEN or DETECTED; crop_rule: how they were cut, in the words of `CropRule.describe`;
+    learnt_on: which data, in words; hands: how many. curves: one without the columns of a second look (--tta), and one
+    with them where the annotations had them.
     """
 
     threshold_mm: float
@@ -154,6 +155,7 @@ class Calibration:
     model: str
     hand_model: str
     boxes: str
+    crop_rule: str
     learnt_on: str
     hands: int
     curves: tuple[Curve, ...]

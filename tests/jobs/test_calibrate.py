@@ -16,6 +16,7 @@ from PIL import Image
 from jobs.calibrate import EVALUATION
 from jobs.cli import main
 from model.config import preset
+from model.crop import CROP_RULES
 from model.mano.synthetic import synthetic_hand
 from model.weights import LoadedWeights, add_calibration, load_weights, random_weights, save_weights
 from pipeline import local
@@ -27,6 +28,7 @@ from tests.pipeline.test_flow import WORKERS, job
 from tests.s3_jobs import kill_at
 
 PICTURES = 80
+RULE = CROP_RULES["demo"].describe()
 QUALITY = (
     "predicted_error_mm",
     "heatmap_entropy",
@@ -212,7 +214,9 @@ def test_what_is_learnt_of_found_hands_stands_beside_what_is_known_of_given_ones
         tensors_sha256=own.tensors_sha256,
         boxes="detect max_hands=8",
     )
-    given = Calibration(10.0, own.tensors_sha256, "tiny", synthetic_hand().name, "given", "others", 200, ())
+    given = Calibration(
+        10.0, own.tensors_sha256, "tiny", synthetic_hand().name, "given", RULE, "others", 200, ()
+    )
     knows = tmp_path / "knows.safetensors"
     knows.write_bytes(
         add_calibration(
@@ -241,6 +245,11 @@ def test_what_is_learnt_of_found_hands_stands_beside_what_is_known_of_given_ones
     assert by_given.calibration == given
     assert "learnt in given boxes, these are found" in by_given.remarks[0]
     assert not replace(job(), weights=learnt, boxes_identity="given").remarks
+    in_crops_of_training = replace(job(), weights=learnt, crop_rule=CROP_RULES["training"])
+    assert (
+        "in crops of another kind (demo: x1.25, clipped first; these are training: x1.5)"
+        in (in_crops_of_training.remarks[0])
+    )
     for others in ("whole", "table boxes.csv"):
         in_others = replace(job(), weights=learnt, boxes_identity=others)
         assert in_others.calibration == given
@@ -327,7 +336,7 @@ def test_a_second_look_is_another_job() -> None:
 
 
 def test_weights_whose_tensors_are_not_the_calibrations_are_refused(weights: Path, tmp_path: Path) -> None:
-    of_others = Calibration(10.0, "a" * 64, "tiny", synthetic_hand().name, "given", "shards", 200, ())
+    of_others = Calibration(10.0, "a" * 64, "tiny", synthetic_hand().name, "given", RULE, "shards", 200, ())
     data = add_calibration(
         weights.read_bytes(), beside({}, of_others), config=None, hand_model_name=synthetic_hand().name
     )

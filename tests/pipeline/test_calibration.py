@@ -113,7 +113,7 @@ def calibration(origin: str = GIVEN) -> Calibration:
     errors = rng.uniform(5, 15, 200)
     names = [feature_names(error_head=True, origin=origin, tta=tta) for tta in (False, True)]
     curves = tuple(fit_curve(rng.normal(size=(200, len(n))), errors, 10.0, n) for n in names)
-    return Calibration(10.0, "a" * 64, "tiny", "synthetic-v1", origin, "shards", 200, curves)
+    return Calibration(10.0, "a" * 64, "tiny", "synthetic-v1", origin, "demo: x1.25", "shards", 200, curves)
 
 
 def test_a_calibration_survives_being_written_down() -> None:

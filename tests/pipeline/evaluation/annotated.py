@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from model.crop import CROP_RULES
 from model.mano.synthetic import synthetic_hand
 from pipeline.columns import fixed_lists
 from pipeline.cut import cut
@@ -73,6 +74,7 @@ def annotate(
         "fingerprint": FINGERPRINT,
         "conventions": {
             "model": "tiny",
+            "crop_rule": CROP_RULES["demo"].describe(),
             "weights_tensors_sha256": tensors_sha256,
             "fingertip_vertices": ",".join(map(str, hand_model.fingertip_vertices)),
         },
