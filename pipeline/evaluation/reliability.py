@@ -84,8 +84,9 @@ class HeldOut:
 def judge(told: HeldOut, errors_mm_N: Floats, threshold_mm: float) -> dict[str, Any]:
     """Returns ECE, AUROC, AURC, and what keeping the best half is worth, as plain numbers.
 
-    aurc_mm: the mean over all coverages of the error of the hands kept. best_half_mm against random_half_mm, the mean
-    over `SEEDS` halves drawn at random, with the lowest and highest; perfect_half_mm: if the errors were known.
+    aurc_mm: the mean over all coverages of the error of the hands kept. best_half_mm against random_half_mm: the mean
+    of all, as a half drawn at random has on average, with the lowest and highest of `SEEDS` such halves;
+    perfect_half_mm: if the errors were known.
     expected_error_off_by_mm: over bins as of ECE, how far the expected error is from the mean error.
     """
     good = errors_mm_N < threshold_mm
@@ -94,7 +95,7 @@ def judge(told: HeldOut, errors_mm_N: Floats, threshold_mm: float) -> dict[str, 
     halves = [
         float(np.random.default_rng(seed).permutation(errors_mm_N)[:half].mean()) for seed in range(SEEDS)
     ]
-    best, at_random = half_of(told.confidence, errors_mm_N), float(np.mean(halves))
+    best, at_random = half_of(told.confidence, errors_mm_N), float(errors_mm_N.mean())
     found: dict[str, Any] = {
         "ece": expected_calibration_error(reliability_bins(told.confidence, good)),
         "auroc": auroc(told.confidence, good),
