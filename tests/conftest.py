@@ -138,4 +138,4 @@ def s3(moto_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterato
             monkeypatch.setenv(name, value)
         bucket = f"test-{uuid.uuid4().hex[:12]}"
         create_bucket(url, bucket)
-        yield Service(url, f"s3://{bucket}", faults)
+        yield Service(url, f"s3://{bucket}", faults, f"http://{moto_server[0]}:{moto_server[1]}")

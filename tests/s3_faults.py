@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 # Before the service sees the request: internal_error, slow_down, reset, stall. After it has done what was
 # asked: lost_answer (a reset in place of the answer), truncated (the connection ends inside the body),
@@ -55,11 +55,19 @@ class Faults:
 
 @dataclass(frozen=True)
 class Service:
-    """Where a test's bucket is (`s3://…`), behind which URL, and what the proxy there does."""
+    """Where a test's bucket is (`s3://…`), behind which URL, what the proxy there does, and what is behind it."""
 
     url: str
     bucket: str
     faults: Faults
+    behind: str
+
+    def committed(self, output: str, folder: str = "annotations") -> int:
+        """Returns how many units of an output are done, past the proxy: who watches must not wait for its faults."""
+        bucket, _, key = f"{output}/{folder}/".removeprefix("s3://").partition("/")
+        query = urlencode({"list-type": 2, "prefix": key})
+        with urllib.request.urlopen(f"{self.behind}/{bucket}?{query}") as answer:
+            return int(answer.read().count(b"<Key>"))
 
 
 def create_bucket(url: str, name: str) -> None:

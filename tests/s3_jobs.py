@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline import storage
@@ -37,17 +37,26 @@ def parts(output: str, folders: Sequence[str] = ("annotations", "ledger", "meshe
 
 
 def kill_at(
-    command: Sequence[str], output: str, count: int, *, folder: str = "annotations", wait_s: float = 300
+    command: Sequence[str],
+    output: str,
+    count: int,
+    *,
+    folder: str = "annotations",
+    watch: Callable[[str, str], int] = committed,
+    wait_s: float = 300,
 ) -> int:
-    """Starts a command and kills its driver as soon as so many units are done; returns how many are, then."""
+    """Starts a command and kills its driver as soon as so many units are done; returns how many are, then.
+
+    watch: says how many are, of an output's folder.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *command], cwd=ROOT, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + wait_s
     try:
-        while time.monotonic() < deadline and process.poll() is None and committed(output, folder) < count:
+        while time.monotonic() < deadline and process.poll() is None and watch(output, folder) < count:
             time.sleep(0.1)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    return committed(output, folder)
+    return watch(output, folder)

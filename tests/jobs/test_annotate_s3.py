@@ -71,7 +71,7 @@ def test_killed_twice_on_failing_storage_the_same_command_ends_with_the_same_par
     s3.faults.rates = RATES
     rough = [*command, "--output", f"{bucket}/rough"]
     for count in (1, 6):
-        kill_at(rough, f"{bucket}/rough", count)
+        kill_at(rough, f"{bucket}/rough", count, watch=s3.committed)
     done = handocc(*rough)
     assert done.returncode == 0, done.stderr
     s3.faults.rates = {}

@@ -124,7 +124,7 @@ def test_films_on_failing_storage_are_accounted_for_also_when_the_driver_is_kill
     assert {row["status"] for row in ledger["overwritten.mp4"]} == {"annotated", "rejected"}
     s3.faults.rates = RATES
     rough = [*command, "--output", f"{bucket}/rough"]
-    assert kill_at(rough, f"{bucket}/rough", 3) < committed(f"{bucket}/calm")
+    assert kill_at(rough, f"{bucket}/rough", 3, watch=s3.committed) < committed(f"{bucket}/calm")
     done = handocc(*rough)
     assert done.returncode == 1, done.stderr
     assert s3.faults.injected.total() >= 10
@@ -149,8 +149,8 @@ def test_tracks_and_pseudo_labels_on_failing_storage_are_those_of_a_calm_run_als
         label += ["--still-mm", "0", "--equal-bits", "-1", "--per-shard", "8"]
         if name == "rough":
             s3.faults.rates = RATES
-            assert kill_at(track, output, 1, folder="tracks") > 0
-            assert kill_at(label, labels, 1, folder="accounts") > 0
+            assert kill_at(track, output, 1, folder="tracks", watch=s3.committed) > 0
+            assert kill_at(label, labels, 1, folder="accounts", watch=s3.committed) > 0
         for each in (track, label):
             done = handocc(*each)
             assert done.returncode == 0, done.stderr
@@ -183,8 +183,8 @@ def test_hands_found_in_damaged_films_are_those_of_the_whole_one_also_after_thre
     s3.faults.rates = RATES
     rough = [*command, "--output", f"{bucket}/rough"]
     rng = random.Random(3)
-    # Who watches for the moment waits for the same storage: what is done meanwhile must not be all.
-    left = [units - kill_at(rough, f"{bucket}/rough", rng.randint(1, units // 2)) for _ in range(3)]
+    counts = [rng.randint(1, units - 3) for _ in range(3)]
+    left = [units - kill_at(rough, f"{bucket}/rough", count, watch=s3.committed) for count in counts]
     assert min(left) > 0
     done = handocc(*rough, timeout=900)
     assert done.returncode == 1, done.stderr
