@@ -8,7 +8,7 @@ from model.crop import CROP_RULES, CropRule, require_opencv4
 from model.errors import ModelError, OtherModelError
 from model.mano.asset import HandModel, load_mano
 from model.mano.synthetic import synthetic_hand
-from model.weights import LoadedWeights, is_checkpoint, load_weights, random_weights
+from model.weights import LoadedWeights, carried_hand_model, is_checkpoint, load_weights, random_weights
 from pipeline import storage
 from pipeline.errors import ConfigError
 
@@ -127,7 +127,7 @@ def choose_hand_model(mano: str) -> tuple[HandModel, tuple[str, ...]]:
     data = read_file(mano, "--mano")
     try:
         if is_checkpoint(data):
-            carried = load_weights(data).hand_model
+            carried = carried_hand_model(data)
             if carried is None:
                 raise ModelError("the checkpoint carries no MANO arrays; give MANO_RIGHT.pkl instead")
             return carried, ()

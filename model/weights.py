@@ -99,6 +99,11 @@ def is_checkpoint(data: bytes) -> bool:
     return any(name.endswith("/data.pkl") for name in names)
 
 
+def carried_hand_model(data: bytes) -> HandModel | None:
+    """Return the hand model that a checkpoint carries, or None, without building its network; broken files raise ModelError."""
+    return published.hand_model_in(_checkpoint_entries(data)[0])
+
+
 def adapted_weights(data: bytes, config: ModelConfig, seed: int) -> tuple[LoadedWeights, tuple[str, ...]]:
     """Return an untrained network with all that fits of another model's weights, and its parts that stay untrained.
 

@@ -76,16 +76,15 @@ class CameraRule:
 
     def choose(
         self, given: Camera | DataError | None, exif: Camera | None, width: int, height: int
-    ) -> KnownCamera | None:
+    ) -> KnownCamera | DataError | None:
         """Returns the camera of a hand in an image of this size, or None where none is known or assumed.
 
-        Raises:
-            DataError: the input gives one that is none, for which no guess may stand in.
+        What is wrong with the input's own is returned as it is: no guess may stand in for it.
         """
         if self.stated is not None:
             return KnownCamera(self.stated, "given")
         if isinstance(given, DataError):
-            raise given
+            return given
         if given is not None:
             return KnownCamera(given, "given")
         if self.exif and exif is not None:

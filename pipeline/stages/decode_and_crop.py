@@ -12,8 +12,8 @@ from model.crop import CropAffine, CropRule, crop_affine, crop_box, crop_image, 
 from model.errors import ModelError
 from pipeline.boxes.box_source import BoxSource
 from pipeline.errors import DataError
-from pipeline.intrinsics import CameraRule, KnownCamera
-from pipeline.records import HANDS, LEDGER, Counts, HandBox, Sample, UnitRecord
+from pipeline.intrinsics import CameraRule
+from pipeline.records import HANDS, LEDGER, Counts, Sample, UnitRecord
 from pipeline.sources import SOURCES
 from pipeline.stages import apart
 from pipeline.stages.decode import Photo, decode_photo
@@ -87,17 +87,11 @@ class DecodeAndCrop:
                     raise hand
                 page.require_room()
                 crop, affine = cut_out(image, hand.bbox, hand.side, self.crop_rule, self.crop_size)
-                camera = self._camera(hand, photo)
+                height, width = image.shape[:2]
+                camera = self.cameras.choose(hand.camera, photo.camera, width, height)
                 page.add(sample, index, hand, crop, affine, image.shape, camera)
             except DataError as error:
                 page.reject(sample, index, error, "boxes")
-
-    def _camera(self, hand: HandBox, photo: Photo) -> KnownCamera | DataError | None:
-        height, width = photo.pixels.shape[:2]
-        try:
-            return self.cameras.choose(hand.camera, photo.camera, width, height)
-        except DataError as error:
-            return error
 
     def reject(self, sample: Sample, page: Page, error: DataError, stage: str) -> None:
         """Enters a sample of which nothing can be used: each hand asked for of it, if one can say how many."""

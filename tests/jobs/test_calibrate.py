@@ -246,10 +246,8 @@ def test_what_is_learnt_of_found_hands_stands_beside_what_is_known_of_given_ones
     assert "learnt in given boxes, these are found" in by_given.remarks[0]
     assert not replace(job(), weights=learnt, boxes_identity="given").remarks
     in_crops_of_training = replace(job(), weights=learnt, crop_rule=CROP_RULES["training"])
-    assert (
-        "in crops of another kind (demo: x1.25, clipped first; these are training: x1.5)"
-        in (in_crops_of_training.remarks[0])
-    )
+    kinds = "crops of another kind (demo: x1.25, clipped first; these are training: x1.5)"
+    assert kinds in in_crops_of_training.remarks[0]
     for others in ("whole", "table boxes.csv"):
         in_others = replace(job(), weights=learnt, boxes_identity=others)
         assert in_others.calibration == given

@@ -245,15 +245,7 @@ def test_what_an_autoscaler_can_bring_counts_before_it_is_there(tmp_path: Path) 
     resources = offered([{"CPU": 0.0}], can_come(tmp_path / "bootstrap"))
     assert (resources.cpus, resources.gpus, resources.gpus_now) == (48, 4, 0)
     assert (resources.node_cpus, resources.gpu_node_cpus) == (16, 0)
-    workers = spread(
-        resources.cpus,
-        resources.gpus,
-        actors=None,
-        gpus_per_actor=None,
-        gpus_now=resources.gpus_now,
-        node_cpus=resources.node_cpus,
-        gpu_node_cpus=resources.gpu_node_cpus,
-    )
+    workers = resources.spread()
     assert (workers.actors, workers.actor_cpus, workers.device) == ((1, 4), 0, "cuda")
 
 

@@ -15,6 +15,7 @@ from model.errors import ModelError
 from model.handoccnet.network import build_network
 from model.weights import (
     adapted_weights,
+    carried_hand_model,
     is_checkpoint,
     load_imagenet_resnet50,
     load_weights,
@@ -207,6 +208,18 @@ def test_a_checkpoint_is_known_by_what_it_holds(old: bool) -> None:
     np.savez(array, v_template=np.zeros((778, 3)))
     for other in (array.getvalue(), pickle.dumps({"v_template": 1}, protocol=2), b"PK\x03\x04", b""):
         assert not is_checkpoint(other)
+
+
+def test_a_checkpoints_hand_is_read_without_its_network(published_entries: dict[str, Tensor]) -> None:
+    hand = {n: t for n, t in published_entries.items() if "mano_layer" in n}
+    found, whole = (
+        carried_hand_model(_checkpoint(hand)),
+        load_weights(_checkpoint(published_entries)).hand_model,
+    )
+    assert found is not None
+    assert whole is not None
+    assert found.name == whole.name
+    assert carried_hand_model(_checkpoint({"weight": torch.zeros(2)})) is None
 
 
 def test_a_bare_state_dict_of_published_names_needs_no_hand(published_entries: dict[str, Tensor]) -> None:
