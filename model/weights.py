@@ -100,7 +100,10 @@ def is_checkpoint(data: bytes) -> bool:
 
 
 def carried_hand_model(data: bytes) -> HandModel | None:
-    """Return the hand model that a checkpoint carries, or None, without building its network; broken files raise ModelError."""
+    """Return the hand model that a checkpoint carries, or None; its network is not built.
+
+    A file that is no checkpoint, and a hand model in part, raise ModelError.
+    """
     return published.hand_model_in(_checkpoint_entries(data)[0])
 
 
