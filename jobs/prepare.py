@@ -23,6 +23,8 @@ from pipeline.fingerprint import fingerprint_of
 from pipeline.records import Counts, Unit
 from pipeline.synthesis.shards import shard_uri
 
+LABELS_VERSION = "2"  # of what is written for the same frames
+
 
 @dataclass(frozen=True)
 class Options:
@@ -57,6 +59,7 @@ def run(options: Options) -> int:
     if not len(benchmark):
         raise ConfigError(f"{options.root}: the split {split} lists no frames")
     content = {
+        "labels_version": LABELS_VERSION,
         "dataset": options.dataset,
         "root": root,
         "split": split,

@@ -66,10 +66,12 @@ class Freihand:
         if "mano" in about and joints is not None:
             # Pose 48, shape 10, and a root in pixels and scale, which xyz gives in metres.
             numbers = array_of(about["mano"], 61, what="mano")
-            pose = pose_from_offsets(numbers[3:48], self.models.right)
-            mano = mano_label(numbers[:3], pose, numbers[48:58], joints[0])
+            hand_pose = pose_from_offsets(numbers[3:48], self.models.right)
+            mano = mano_label(numbers[:3], hand_pose, numbers[48:58], joints[0])
         # Of the evaluation nobody is given a box: its pictures are crops already.
         bbox = (0, 0, _SIZE, _SIZE) if self.split == "evaluation" else None
+        # Four pictures of one pose are no four independent hands: folds and intervals take a sequence as one.
+        pose = f"pose {frame.index % len(self.rows['K']):05d}" if self.split == "training" else None
         hand = hand_label("right", camera, joints=joints, vertices=vertices, bbox=bbox, mano=mano)
         return frame_label(
             "freihand",
@@ -79,6 +81,7 @@ class Freihand:
             hand,
             tips="freihand",
             hand_model=self.models.name,
+            sequence=pose,
         )
 
 

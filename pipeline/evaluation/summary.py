@@ -198,6 +198,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         },
         "by_confidence": {name: _number(value) for name, value in summary.halves().items()},
         "by": groups,
+        "by_too_many": sorted(summary.groups.too_many),
     }
 
 

@@ -36,11 +36,14 @@ class BreakdownRow:
 class Breakdown:
     """Sums of any metrics by group, for the samples as they are and for each bootstrap replicate of them.
 
-    Memory grows with groups × metrics × replicates, never with samples; those of several workers are merged.
+    Memory grows with groups × metrics × replicates, never with samples; those of several workers are merged. A way of
+    grouping that turns out to have more than `most_groups` is dropped, and named in `too_many`.
     """
 
-    def __init__(self, *, replicates: int = 200) -> None:
-        self.replicates = replicates
+    def __init__(self, *, replicates: int = 200, most_groups: int = 1000) -> None:
+        self.replicates, self.most_groups = replicates, most_groups
+        self.too_many: set[str] = set()
+        self._groups: dict[str, set[str]] = {}
         # By what is grouped, group and metric: (2, 1 + replicates), weighted sums of values above weights;
         # column 0 has every sample once.
         self._sums: dict[tuple[str, str, str], NDArray[np.float64]] = {}
@@ -65,6 +68,8 @@ class Breakdown:
         drawn = poisson_weights(resampled_by, replicates=self.replicates)
         weights_NR = np.concatenate((np.ones((len(drawn), 1)), drawn), axis=1)
         for group_by, members in {EVERYTHING: [EVERYTHING] * len(drawn), **(groups or {})}.items():
+            if not self._has_room(group_by, set(members)):
+                continue
             found, group_N = np.unique(np.asarray(members, dtype=str), return_inverse=True)
             for number, group in enumerate(found):
                 inside = group_N == number
@@ -75,13 +80,27 @@ class Breakdown:
     def merge(self, other: "Breakdown") -> None:
         """Adds what another worker has summed with as many replicates."""
         assert other.replicates == self.replicates
+        self.too_many |= other.too_many
+        taken = {by: self._has_room(by, groups) for by, groups in other._groups.items()}
         for key, sums in other._sums.items():
-            self._add(key, sums)
+            if taken[key[0]]:
+                self._add(key, sums)
 
     def rows(self) -> list[BreakdownRow]:
         """Returns the means and intervals, sorted by way of grouping and group; "all" stands first."""
         keys = sorted(self._sums, key=lambda key: (key[0] != EVERYTHING, key[0], key[1]))
         return [_row(key, self._sums[key]) for key in keys]
+
+    def _has_room(self, group_by: str, groups: set[str]) -> bool:
+        """Enters groups of a way of grouping; says whether there is room for them, and drops it where there is none."""
+        known = self._groups.setdefault(group_by, set())
+        known |= groups
+        if group_by not in self.too_many and len(known) <= self.most_groups:
+            return True
+        self.too_many.add(group_by)
+        known.clear()
+        self._sums = {key: sums for key, sums in self._sums.items() if key[0] != group_by}
+        return False
 
     def _add(self, key: tuple[str, str, str], sums_2R: NDArray[np.float64]) -> None:
         self._sums[key] = self._sums.get(key, 0) + sums_2R

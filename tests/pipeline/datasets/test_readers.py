@@ -166,6 +166,13 @@ def test_a_label_says_where_it_comes_from_and_training_can_read_it(
     assert prepared.counts.samples_with_hands == len(prepared.labels)
 
 
+def test_freihands_four_pictures_of_a_pose_are_one_sequence(models: HandModels, tmp_path: Path) -> None:
+    root = freihand.build(tmp_path / "root")
+    prepared = prepare("freihand", root, "training", tmp_path / "out", models, per_shard=5)
+    poses = [label["sequence"] for _, label in sorted(prepared.labels.items())]
+    assert poses == ["pose 00000", "pose 00001"] * 4
+
+
 def test_the_pictures_keep_their_bytes(prepared: Prepared) -> None:
     assert prepared.images.keys() == prepared.labels.keys()
     assert all(data.startswith((b"\xff\xd8", b"\x89PNG")) for data in prepared.images.values())

@@ -84,6 +84,25 @@ def test_samples_without_a_metric_do_not_count() -> None:
     assert (row.samples, row.mean) == (2, pytest.approx(0.6))
 
 
+def test_a_way_of_grouping_with_too_many_groups_is_dropped_and_named() -> None:
+    def of(part: slice, most: int) -> Breakdown:
+        breakdown = Breakdown(replicates=5, most_groups=most)
+        named = {"side": SIDES[part], "sequence": IDS[part]}
+        breakdown.add({"f5": ERRORS["f5"][part]}, resampled_by=IDS[part], groups=named)
+        return breakdown
+
+    def ways(breakdown: Breakdown) -> set[str]:
+        return {row.group_by for row in breakdown.rows()}
+
+    grown, few = of(slice(30), 50), of(slice(30, 60), 50)
+    assert ways(grown) == {"all", "side", "sequence"}
+    grown.merge(few)
+    assert (ways(grown), grown.too_many) == ({"all", "side"}, {"sequence"})
+    few.merge(grown)
+    assert (ways(few), few.too_many) == ({"all", "side"}, {"sequence"})
+    assert sum(row.samples for row in few.rows() if row.group_by == "side") == 90
+
+
 def test_one_sequence_has_no_interval() -> None:
     breakdown = Breakdown()
     breakdown.add(ERRORS, resampled_by=["ABF10"] * SAMPLES)
