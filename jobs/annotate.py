@@ -128,7 +128,7 @@ def run(options: Options) -> int:
             forget_tracks(output)
         planning.begin(output, job.fingerprint)
         join = functools.partial(_join, options, job, output, until_done)
-        settled = planning.plan(job, inputs, output, connect=join)
+        settled = planning.plan(job, inputs, output, connect=join, doubt_damage=options.retry_rejected)
         dropped = drop_orphans(output, settled.units)
         if dropped:
             say(f"removed {dropped} parts of units that are no longer planned")
@@ -308,7 +308,15 @@ def _dry_run(options: Options, job: Annotation, inputs: Sequence[Input], output:
     stored = None if planning.planned_by(output) == job.fingerprint else ()
     with contextlib.ExitStack() as until_done:
         join = functools.partial(_join, options, job, output, until_done)
-        settled = planning.plan(job, inputs, output, connect=join, stored=stored, store=False)
+        settled = planning.plan(
+            job,
+            inputs,
+            output,
+            connect=join,
+            stored=stored,
+            store=False,
+            doubt_damage=options.retry_rejected,
+        )
         here = is_here(options.address)
         resources = Resources.here() if here else until_done.enter_context(connect(options.address))
     done = committed(output, settled.units, job.fingerprint)

@@ -11,6 +11,7 @@ from jobs.model_choice import ModelChoice
 from pipeline import ray_data, storage
 from pipeline.annotation import Annotation
 from pipeline.boxes.given import Given
+from pipeline.errors import ConfigError
 from pipeline.plan import drop_plan
 from pipeline.probe import probe
 from pipeline.records import Unit
@@ -90,6 +91,18 @@ def is_unfinished(output: str) -> bool:
     return record.read(output, UNFINISHED) is not None
 
 
+def require_finished(output: str) -> None:
+    """Refuses an output that is being planned: what is there of its plan may be a part, or another job's.
+
+    Raises:
+        ConfigError: it is, or that was interrupted.
+    """
+    if is_unfinished(output):
+        raise ConfigError(
+            f"{output}: it is being planned, or that was interrupted; the same annotate continues"
+        )
+
+
 def plan(
     job: Annotation,
     inputs: Sequence[Input],
@@ -98,11 +111,12 @@ def plan(
     connect: Callable[[], object],
     stored: Sequence[Unit] | None = None,
     store: bool = True,
+    doubt_damage: bool = False,
 ) -> Settled:
     """Holds the stored plan against the inputs, adds what is new, and says what changed.
 
     connect: connects to the cluster; called where there is more to probe than one machine should.
-    stored, store: as in `settle`.
+    stored, store, doubt_damage: as in `settle`.
     """
     settled = settle(
         output,
@@ -113,11 +127,14 @@ def plan(
         run=functools.partial(_run, connect),
         stored=stored,
         store=store,
+        doubt_damage=doubt_damage,
     )
     if settled.known and settled.added:
         say(f"new since the last run: {some(settled.added)}")
     if settled.changed:
         say(f"changed since the last run and done anew: {some(settled.changed)}")
+    if settled.doubted:
+        say(f"found damaged by an earlier run and looked at again: {some(settled.doubted)}")
     if settled.removed:
         say(f"no longer among the inputs (what was annotated stays): {some(settled.removed)}")
     return settled

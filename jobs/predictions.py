@@ -49,21 +49,31 @@ def stored(output: str, mano: str | None) -> Predicted:
     """
     uri = storage.canonical(output)
     job = record.of_annotate(uri)
+    planning.require_finished(uri)
     if job["content"].get("boxes") == "whole":
         raise ConfigError(
             f"--predictions {output}: annotated with --boxes whole, so that nobody knows which of the labelled hands "
             "is meant; annotate with --boxes given, detect or a table"
         )
-    name = job["hand_model"]
+    return Predicted(uri, job, own_hand_model(job, mano))
+
+
+def own_hand_model(job: Mapping[str, Any], mano: str | None) -> HandModel | None:
+    """Returns the hand model that the annotations' parameters belong to; None where it has to be named and is not.
+
+    Raises:
+        ConfigError: `mano` is another one, or cannot be read.
+    """
+    name = str(job["hand_model"])
     if mano is None:
         hand_model = synthetic_hand()
-        return Predicted(uri, job, hand_model if hand_model.name == name else None)
+        return hand_model if hand_model.name == name else None
     hand_model, _ = choose_hand_model(mano)
     if hand_model.name != name:
         raise ConfigError(
             f"--mano {mano}: is hand model {hand_model.name[:20]}, the annotations' parameters belong to {name[:20]}"
         )
-    return Predicted(uri, job, hand_model)
+    return hand_model
 
 
 @dataclass(frozen=True)

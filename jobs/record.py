@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -124,6 +124,15 @@ def asked_for(job: Mapping[str, Any], units: Sequence[Unit], done: Container[str
     """
     given_up = set(job["plan"]["given_up"])
     return [unit for unit in units if unit.unit_id in done or unit.input not in given_up]
+
+
+def way_to_the_end(job: Mapping[str, Any], incomplete: Iterable[str]) -> str:
+    """Says which command annotates the rest of these inputs of an output of annotate."""
+    if not set(incomplete).isdisjoint(job["plan"]["given_up"]):
+        return "the last annotate did not name them all: name them again"
+    if job.get("options", {}).get("limit") is not None:
+        return "the last annotate ended at its --limit: give it none"
+    return "the command that job.json names continues"
 
 
 def _short(value: Any) -> str:

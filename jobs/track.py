@@ -9,10 +9,9 @@ from typing import Any
 from jobs import exits, planning, record, work
 from jobs.cluster import require_answer
 from jobs.console import say, some
-from jobs.model_choice import choose_hand_model
 from jobs.options import option, require_least
+from jobs.predictions import own_hand_model
 from model.mano.asset import HandModel
-from model.mano.synthetic import synthetic_hand
 from pipeline import compact, lease, storage
 from pipeline.calibration import DETECTED, origin_of
 from pipeline.errors import ConfigError
@@ -139,19 +138,11 @@ def _check(options: Options) -> None:
 
 def _hand_model(mano: str | None, job: Mapping[str, Any]) -> HandModel:
     """Returns the hand model that the annotations' parameters belong to."""
-    name = str(job["hand_model"])
-    if mano is None:
-        hand_model = synthetic_hand()
-        if hand_model.name != name:
-            raise ConfigError(
-                f"needs --mano: the annotations' parameters belong to hand model {name[:20]}; give its MANO_RIGHT.pkl, "
-                "or the authors' checkpoint, where its arrays annotated"
-            )
-        return hand_model
-    hand_model, _ = choose_hand_model(mano)
-    if hand_model.name != name:
+    hand_model = own_hand_model(job, mano)
+    if hand_model is None:
         raise ConfigError(
-            f"--mano {mano}: is hand model {hand_model.name[:20]}, the annotations' parameters belong to {name[:20]}"
+            f"needs --mano: the annotations' parameters belong to hand model {str(job['hand_model'])[:20]}; give its "
+            "MANO_RIGHT.pkl, or the authors' checkpoint, where its arrays annotated"
         )
     return hand_model
 
@@ -162,10 +153,7 @@ def _films(output: str, job: Mapping[str, Any]) -> Films:
     Raises:
         ConfigError: it is being planned, holds none, or none whose annotation is complete.
     """
-    if planning.is_unfinished(output):
-        raise ConfigError(
-            f"{output}: it is being planned, or that was interrupted; the same annotate continues"
-        )
+    planning.require_finished(output)
     planned = load_plan(output)
     done = committed(output, planned, job["fingerprint"])
     named = {unit.input for unit in record.asked_for(job, planned, done)}
@@ -179,20 +167,13 @@ def _films(output: str, job: Mapping[str, Any]) -> Films:
     if films.incomplete:
         say(
             f"note: not annotated to the end, and left out until they are: {some(films.incomplete)}; "
-            f"{_way_to_the_end(job, films)}"
+            f"{record.way_to_the_end(job, films.incomplete)}"
         )
     if not films.whole:
-        raise ConfigError(f"{output}: no film is annotated to the end; {_way_to_the_end(job, films)}")
+        raise ConfigError(
+            f"{output}: no film is annotated to the end; {record.way_to_the_end(job, films.incomplete)}"
+        )
     return films
-
-
-def _way_to_the_end(job: Mapping[str, Any], films: Films) -> str:
-    """Says which command annotates the rest."""
-    if not set(films.incomplete).isdisjoint(job["plan"]["given_up"]):
-        return "the last annotate did not name them all: name them again"
-    if job.get("options", {}).get("limit") is not None:
-        return "the last annotate ended at its --limit: give it none"
-    return "the command that job.json names continues"
 
 
 def _metadata(settings: Settings, job: Mapping[str, Any]) -> dict[str, str]:

@@ -38,7 +38,7 @@ class Settled:
     """A plan held against the inputs of a request.
 
     units: every unit of the plan, in order. requested: the ids of those whose input the request names.
-    known: there was a plan before. added, changed, removed: URIs (or paths of loose images), for the log.
+    known: there was a plan before. added, changed, doubted, removed: URIs (or paths of loose images), for the log.
     incomplete: the ids of units some of whose images are gone: to do them anew would lose what is known of those.
     """
 
@@ -47,6 +47,7 @@ class Settled:
     known: bool = False
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    doubted: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     incomplete: frozenset[str] = frozenset()
 
@@ -81,6 +82,7 @@ class _Changes:
     replaced: list[PlannedUnit]
     added: list[str]
     changed: list[str]
+    doubted: list[str]
     removed: list[str]
     incomplete: set[str]
 
@@ -95,6 +97,7 @@ def settle(
     run: Run = map,
     stored: Sequence[Unit] | None = None,
     store: bool = True,
+    doubt_damage: bool = False,
 ) -> Settled:
     """Holds the stored plan against the inputs, and stores what has to be added to it.
 
@@ -107,9 +110,10 @@ def settle(
     there. How large a unit is must then not depend on what other inputs hold: it is `unit_rows` or `most_rows`.
 
     stored: the plan to hold the inputs against, None for what the output holds. store: False writes nothing.
+    doubt_damage: plans anew what was found damaged, though it did not change: it may be readable by now.
     """
     stored = load_plan(output) if stored is None else stored
-    changes = _compare(output, inputs, stored)
+    changes = _compare(output, inputs, stored, doubt_damage)
     is_few = len(inputs) <= FEW_INPUTS
     here = [item for item in changes.fresh if is_few or not SOURCES[item[0].source].one_object]
     extents = probe([source for source, _ in here])
@@ -142,17 +146,18 @@ def settle(
         known=bool(stored),
         added=tuple(changes.added),
         changed=tuple(changes.changed),
+        doubted=tuple(changes.doubted),
         removed=tuple(changes.removed),
         incomplete=frozenset(changes.incomplete),
     )
 
 
-def _compare(output: str, inputs: Sequence[Input], stored: Sequence[Unit]) -> _Changes:
+def _compare(output: str, inputs: Sequence[Input], stored: Sequence[Unit], doubt_damage: bool) -> _Changes:
     """Holds inputs against the units of a plan."""
     by_input: dict[str, list[Unit]] = {}
     for unit in stored:
         by_input.setdefault(unit.input, []).append(unit)
-    changes = _Changes([], [], [], [], [], set())
+    changes = _Changes([], [], [], [], [], [], set())
     for source in inputs:
         known = by_input.get(source.uri)
         if not known:
@@ -163,6 +168,9 @@ def _compare(output: str, inputs: Sequence[Input], stored: Sequence[Unit]) -> _C
         elif known[0].version != source.version:
             changes.fresh.append((source, 0))
             changes.changed.append(source.uri)
+        elif doubt_damage and any(unit.damage is not None for unit in known):
+            changes.fresh.append((source, 0))
+            changes.doubted.append(source.uri)
     named = {source.uri for source in inputs}
     changes.removed += [uri for uri in by_input if uri not in named]
     return changes

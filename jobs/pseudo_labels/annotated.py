@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import annotate, exits, record
+from jobs import annotate, exits, planning, record
 from jobs.model_choice import choose_model
 from jobs.pseudo_labels.request import NOT_STATED, PREDICTIONS, Options, how_to_annotate, settings
 from pipeline import storage
@@ -51,15 +51,17 @@ def annotations(options: Options, output: str) -> Annotated:
     if options.predictions is None:
         status = annotate.run(how_to_annotate(options, output))
     job = record.of_annotate(uri)
+    planning.require_finished(uri)
     planned = load_plan(uri)
     parts = committed(uri, planned, job["fingerprint"])
     # Of its own annotations those of the inputs that are named now, of others' all that are there.
     units = record.asked_for(job, planned, parts if options.predictions else ())
     there = tuple(unit for unit in units if unit.unit_id in parts)
     if len(there) < len(units) and options.limit is None and status != exits.STOPPED:
+        left = {unit.input for unit in units if unit.unit_id not in parts}
         raise ConfigError(
-            f"{uri}: {len(units) - len(there)} of {len(units)} units are not annotated yet; the command that its "
-            "job.json names continues"
+            f"{uri}: {len(units) - len(there)} of {len(units)} units are not annotated yet; "
+            f"{record.way_to_the_end(job, left)}"
         )
     said = read_metadata(uri, "annotations", parts[there[0].unit_id].file) if there else {}
     return Annotated(uri, job, there, parts, {**job["conventions"], **said}, status)

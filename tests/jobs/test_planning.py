@@ -17,6 +17,7 @@ from jobs.cli import main
 from pipeline.cut import unit_id
 from pipeline.units import load_plan
 from tests.jobs.test_restart import ROOT
+from tests.pipeline.evaluation.annotated import annotate
 
 TINY = ("--model", "tiny", "--weights", "random:0")
 
@@ -103,6 +104,36 @@ def test_the_plan_of_a_job_with_other_settings_is_never_taken_for_ones_own(tmp_p
     assert not planned("a"), "back to the first job, whose job.json still stands"
     assert planning.is_unfinished(output)
     assert others.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("track", "OUTPUT"),
+        ("pseudo-label", "--predictions", "OUTPUT", "--min-confidence", "0", "--output", "ANOTHER"),
+        (
+            "evaluate",
+            "--predictions",
+            "OUTPUT",
+            "--data",
+            "a.tar",
+            "--dataset",
+            "shards",
+            "--output",
+            "ANOTHER",
+        ),
+        ("calibrate", "--predictions", "OUTPUT", "--data", "a.tar", "--output", "ANOTHER"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_nobody_reads_an_output_whose_plan_is_not_whole(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    output = annotate(shards, tmp_path / "annotated")
+    planning.begin(str(output), "of another job")
+    places = {"OUTPUT": str(output), "ANOTHER": str(tmp_path / "another"), "a.tar": f"{shards}/*.tar"}
+    assert main([places.get(word, word) for word in command]) == exits.USAGE
+    assert "it is being planned, or that was interrupted" in capsys.readouterr().err
 
 
 def test_a_refused_request_leaves_an_output_that_takes_the_mended_one(

@@ -191,6 +191,34 @@ def test_an_interrupted_planning_of_many_inputs_goes_on_where_it_was(tmp_path: P
     assert probed == []
 
 
+def test_what_could_not_be_read_is_looked_at_again_when_asked_for(tmp_path: Path, shards: Path) -> None:
+    """As after `chmod`, or where an archived object is back: neither its size nor its time tells."""
+    good, bad = sorted(shards.glob("*.tar"))
+    sound, spoilt = tmp_path / "a.tar", tmp_path / "b.tar"
+    sound.write_bytes(good.read_bytes())
+    spoilt.write_bytes(b"?" * bad.stat().st_size)
+    status = spoilt.stat()
+    inputs, output = find_inputs([str(tmp_path)])[0], str(tmp_path / "out")
+    probed: list[str] = []
+
+    def settled(**more: Any) -> Settled:
+        def watched(some: Sequence[Input]) -> list[Extent]:
+            probed.extend(storage.name_of(item.uri) for item in some)
+            return probe(some)
+
+        return settle(output, inputs, unit_rows=12, crop_size=128, probe=watched, **more)
+
+    assert [(unit.last, unit.damage is None) for unit in settled().units] == [(12, True), (0, False)]
+    spoilt.write_bytes(bad.read_bytes())
+    os.utime(spoilt, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert settled().units[-1].damage is not None
+    probed.clear()
+    again = settled(doubt_damage=True)
+    assert (probed, again.doubted) == (["b.tar"], (inputs[1].uri,))
+    assert [(unit.last, unit.damage) for unit in again.units] == [(12, None), (12, None)]
+    assert load_plan(output) == list(again.units)
+
+
 def test_a_plan_that_is_only_looked_at_is_the_one_that_would_be_stored(tmp_path: Path, many: Path) -> None:
     inputs = find_inputs([str(many)])[0][:100]
     looked = settle(str(tmp_path / "a"), inputs, unit_rows=5, crop_size=128, probe=probe, store=False)
