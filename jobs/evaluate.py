@@ -69,8 +69,8 @@ class Options:
     model: str | None = option(None, help="paper, release or tiny; weights of ours know theirs")
     mano: str | None = option(
         None,
-        help="MANO_RIGHT.pkl or synthetic, with --weights also checkpoint; with --predictions for meshes that are not "
-        "stored",
+        help="MANO_RIGHT.pkl, the authors' checkpoint or synthetic, with --weights also the word checkpoint; with "
+        "--predictions for meshes that are not stored",
     )
     precision: Precision = option("fp32", help="arithmetic of the network")
     unit_rows: int | None = option(None, help="samples per unit of work; default: at most 256 MiB of crops")
@@ -126,10 +126,8 @@ def run(options: Options) -> int:
         storage.sweep(output)
         predicted = _predicted(to_measure, shards, join, options.address)
         matched = _within(match_units(predicted.uri, shards), options.limit)
-        if moved := sorted(
-            {unit.labelled.input for unit in matched if unit.labelled.input != unit.annotated.input}
-        ):
-            say(f"note: taken for what was annotated elsewhere, by name and samples' keys: {some(moved)}")
+        if by_name := sorted({unit.labelled.input for unit in matched if unit.is_by_name}):
+            say(f"note: taken for what was annotated, by name and samples' keys: {some(by_name)}")
         parts = annotated_parts(predicted, matched)
         if predicted.boxes_given:
             require_same_hands(predicted.uri, matched, parts)
@@ -268,9 +266,10 @@ def annotated_parts(predicted: Predicted, matched: Sequence[MatchedUnit]) -> dic
     """
     parts = committed(predicted.uri, [unit.annotated for unit in matched], predicted.job["fingerprint"])
     if len(parts) < len(matched):
+        left = {unit.annotated.input for unit in matched if unit.annotated.unit_id not in parts}
         raise ConfigError(
             f"{predicted.uri}: {len(matched) - len(parts)} of {len(matched)} units of these shards are not annotated "
-            "yet; the command that its job.json names continues"
+            f"yet; {record.way_to_the_end(predicted.job, left)}"
         )
     return parts
 

@@ -28,7 +28,7 @@ NOT_FOUND = "not found"  # why a hand is missing with which nothing went wrong
 # Hands whose meshes are held at once.
 BATCH = 256
 
-ERRORS_VERSION = 3
+ERRORS_VERSION = 4
 ABOUT = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
@@ -77,12 +77,17 @@ class MeasureUnit:
         metadata = {
             "unit_id": unit.unit_id,
             "unit_version": unit.version,
-            "annotated": part.counts.to_json(),
+            "annotated": annotated_as(part),
             "fingerprint": self.job.fingerprint,
             "units": "mm; root in metres, depth_error_percent in %, auc and f-scores 0 to 1",
         }
         write_part(part_uri(self.output, "errors", unit.unit_id), table, metadata)
         return replace(record, counts=part.counts).timed("measure", time.perf_counter() - started)
+
+
+def annotated_as(part: Part) -> str:
+    """Returns what tells the annotations of a unit from those of other pictures, in the footer of its errors."""
+    return f"{part.unit_version} {part.counts.to_json()}"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,12 @@ class MatchedUnit:
     annotated: Unit
     labelled: Unit
 
+    @property
+    def is_by_name(self) -> bool:
+        """Says whether the shard is no longer what was annotated, or not there, and known by its name and keys."""
+        now, then = self.labelled, self.annotated
+        return (now.input, now.version) != (then.input, then.version)
+
 
 def match_units(predictions: str, shards: Sequence[Input]) -> list[MatchedUnit]:
     """Returns the units of an output of annotate whose samples the shards hold, in the shards' order.
@@ -74,21 +80,31 @@ def match_units(predictions: str, shards: Sequence[Input]) -> list[MatchedUnit]:
 def require_same_hands(predictions: str, matched: Sequence[MatchedUnit], parts: Mapping[str, Part]) -> None:
     """Holds shards that are known by name against annotations of given boxes: their hands must lie in these.
 
-    Names and keys are soon the same, as those of any two sets that one program numbered. Looks at a unit of each shard.
+    Names and keys are soon the same, as those of any two sets that one program numbered. Looks at each shard's first
+    unit with hands to compare.
 
     Raises:
         ConfigError: most of a unit's hands lie elsewhere than they were annotated.
     """
-    moved = {unit.labelled.input: unit for unit in matched if unit.labelled.input != unit.annotated.input}
-    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
-        overlaps = pool.map(
-            lambda unit: _overlaps(predictions, unit.labelled, parts[unit.annotated.unit_id]), moved.values()
+    shards: dict[str, list[MatchedUnit]] = {}
+    for unit in matched:
+        if unit.is_by_name:
+            shards.setdefault(unit.labelled.input, []).append(unit)
+
+    def overlaps(units: Sequence[MatchedUnit]) -> list[float]:
+        of_units = (
+            _overlaps(predictions, unit.labelled, parts[unit.annotated.unit_id])
+            for unit in units
+            if parts[unit.annotated.unit_id].counts.hands_annotated
         )
-        for unit, found in zip(moved.values(), overlaps, strict=True):
+        return next((found for found in of_units if found), [])
+
+    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
+        for (uri, units), found in zip(shards.items(), pool.map(overlaps, shards.values()), strict=True):
             if found and float(np.median(found)) < _SAME_BOX:
                 raise ConfigError(
-                    f"{unit.labelled.input}: has the name and keys of {unit.annotated.input}, but its hands lie "
-                    "elsewhere than those that were annotated: it holds other pictures; annotate it"
+                    f"{uri}: has the name and keys of {units[0].annotated.input} as it was annotated, but its hands "
+                    "lie elsewhere: it holds other pictures; annotate it"
                 )
 
 

@@ -13,7 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.evaluation.errors import ABOUT, MEASURED, MISSING, NO_TRUTH, NOT_FOUND, REJECTED, UNLABELLED
+from pipeline.evaluation.errors import (
+    ABOUT,
+    MEASURED,
+    MISSING,
+    NO_TRUTH,
+    NOT_FOUND,
+    REJECTED,
+    UNLABELLED,
+    annotated_as,
+)
 from pipeline.evaluation.measurement import PLACEMENT
 from pipeline.evaluation.reliability import half_of
 from pipeline.metrics import Breakdown, BreakdownRow
@@ -127,7 +136,7 @@ def measured_units(
     """Returns the ids of units whose errors are there: of this fingerprint, these labels and these annotations."""
 
     def is_current(unit: Unit, said: Mapping[str, str]) -> bool:
-        wanted = (fingerprint, unit.version, parts[unit.unit_id].counts.to_json())
+        wanted = (fingerprint, unit.version, annotated_as(parts[unit.unit_id]))
         return (said.get("fingerprint"), said.get("unit_version"), said.get("annotated")) == wanted
 
     return {unit.unit_id for unit, said in footers(output, "errors", units) if is_current(unit, said)}

@@ -20,6 +20,7 @@ from pipeline.records import UnitRecord
 from pipeline.synthesis.sample import SceneSpec
 from pipeline.synthesis.shards import MakeShard, plan_shards
 from tests.pipeline.evaluation.annotated import Hand, annotate
+from tests.pipeline.evaluation.measured import copy
 from tests.training_shards import changed, label
 
 DATASETS = get_type_hints(Options)["dataset"].__args__
@@ -130,11 +131,18 @@ def test_shards_of_one_name_are_not_measured_against_each_others_annotations(
         return capsys.readouterr().err
 
     others, copies = f"{tmp_path}/others/*.tar", f"{tmp_path}/copies/*.tar"
-    assert "its hands lie elsewhere than those that were annotated" in refused(others)
+    assert "it holds other pictures; annotate it" in refused(others)
     assert "holds no annotations of it; annotate it first" in refused(f"{shards}/*.tar", copies)
     assert "leave out the other one" in refused(others, copies)
     metrics = evaluate(tmp_path / "copies", tmp_path / "of-copies", "shards", "--predictions", perfect)
     assert metrics["metrics"]["mpjpe_mm"]["mean"] < 1e-3
+
+    # Nor against those of what lay in the same place before.
+    own = str(annotate(tmp_path / "copies", tmp_path / "annotated"))
+    copy(tmp_path / "others", tmp_path / "copies")
+    command = ["evaluate", "--dataset", "shards", "--predictions", own, "--data", copies]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 2
+    assert "as it was annotated, but its hands lie elsewhere" in capsys.readouterr().err
 
 
 @pytest.mark.ray
