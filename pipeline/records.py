@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 
 SCHEMA_VERSION = "1"
+MAX_HANDS = 1000  # in one image
 
 
 def _vector(*shape: int) -> pa.DataType:

@@ -81,7 +81,7 @@ def array_of(value: Any, *shape: int, what: str) -> NDArray[np.float64]:
     """
     try:
         array = np.array(value, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError("damaged annotation", f"{what}: {error}") from error
     if array.size != int(np.prod(shape)):
         raise DataError("damaged annotation", f"{what}: shape {array.shape}, {shape} belongs there")

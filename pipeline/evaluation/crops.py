@@ -30,7 +30,7 @@ def _boxed(entry: Any) -> Any:
         return entry
     try:
         joints_2d = np.asarray(entry["joints_2d"], np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         joints_2d = np.empty(0, np.float32)
     if joints_2d.shape != (21, 2):
         # Such a label is refused when it is measured against, and the message says why.

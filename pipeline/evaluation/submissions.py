@@ -143,6 +143,10 @@ def _places(output: str, units: Sequence[Unit], form: Format) -> list[_Place]:
             place_of[index] = (number, row)
     if not place_of:
         raise NoSubmission("there is no hand")
+    if form.pictures is not None and max(place_of) >= form.pictures:
+        raise NoSubmission(
+            f"a hand has the index {max(place_of)}, the benchmark has {form.pictures} pictures"
+        )
     # A list of all pictures has no gaps; a line of text names its picture.
     indices: Iterable[int] = range(max(place_of) + 1) if form.meshes else sorted(place_of)
     return [(index, *place_of.get(index, (-1, -1))) for index in indices]

@@ -1,6 +1,5 @@
 """What a label says of its hands that predictions can be measured against."""
 
-import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,14 @@ from numpy.typing import NDArray
 
 from model.crop import bbox_of_joints
 from pipeline.errors import DataError
-from pipeline.training.labels import fingertip_vertices_of, hand_count, hand_label, hand_model_of
+from pipeline.training.labels import (
+    fingertip_vertices_of,
+    hand_count,
+    hand_label,
+    hand_model_of,
+    is_text,
+    numbers_of,
+)
 
 Floats = NDArray[np.float64]
 
@@ -70,10 +76,11 @@ def _true_hand(
 ) -> TrueHand:
     hand, entry = hand_label(key, label, hand_index), label["hands"][hand_index]
     where = f"{key}, hand {hand_index}"
-    root, vertices = _points(where, entry, "root_3d", 3), _points(where, entry, "vertices", 778, 3)
+    root, vertices = numbers_of(where, entry, "root_3d", 3), numbers_of(where, entry, "vertices", 778, 3)
     if hand.has_joints_3d:
         wrist = np.asarray(entry["joints_3d"][0], np.float64)
-        root = wrist if root is None else root
+        if root is None and wrist[2] > 0:  # else the joints stand round the wrist, which is nowhere
+            root = wrist
     else:
         wrist = np.zeros(3) if root is None else root
     index = label.get("index")
@@ -92,27 +99,13 @@ def _true_hand(
         fingertips=tips,
         dataset=_name(label, "dataset"),
         split=_name(label, "split"),
-        index=index if type(index) is int and index >= 0 else None,
+        index=index if type(index) is int and 0 <= index < 2**63 else None,
         sequence=_name(label, "sequence"),
         subject=_name(label, "subject"),
         object=_name(label, "object"),
     )
 
 
-def _points(where: str, entry: dict[str, Any], name: str, *shape: int) -> Floats | None:
-    value = entry.get(name)
-    if value is None:
-        return None
-    try:
-        points = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        points = np.empty(0)
-    if points.shape != shape or not np.isfinite(points).all():
-        wanted, found = "x".join(map(str, shape)), reprlib.repr(value)
-        raise DataError("bad label", f"{where}: {name} must be {wanted} finite numbers, it is {found}")
-    return points
-
-
 def _name(label: dict[str, Any], name: str) -> str | None:
     value = label.get(name)
-    return value if isinstance(value, str) else None
+    return value if is_text(value) else None

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from pipeline.child import Child
 from pipeline.errors import DataError, HandoccError
-from pipeline.records import Sample, Unit
+from pipeline.records import MAX_HANDS, Sample, Unit
 from pipeline.sources import SOURCES
-from pipeline.stages.page import MAX_HANDS, Page
+from pipeline.stages.page import Page
 
 KIND = "crashed the reader"
 

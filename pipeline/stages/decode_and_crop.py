@@ -13,11 +13,11 @@ from model.errors import ModelError
 from pipeline.boxes.box_source import BoxSource
 from pipeline.errors import DataError
 from pipeline.intrinsics import CameraRule
-from pipeline.records import HANDS, LEDGER, Counts, Sample, UnitRecord
+from pipeline.records import HANDS, LEDGER, MAX_HANDS, Counts, Sample, UnitRecord
 from pipeline.sources import SOURCES
 from pipeline.stages import apart
 from pipeline.stages.decode import Photo, decode_photo
-from pipeline.stages.page import MAX_HANDS, Page
+from pipeline.stages.page import Page
 from pipeline.units import load_keys
 
 MAX_CROP_BYTES = 1 << 30

@@ -12,9 +12,6 @@ from pipeline.errors import DataError
 from pipeline.intrinsics import KnownCamera
 from pipeline.records import HandBox, Sample, Unit
 
-# In one image.
-MAX_HANDS = 1000
-
 
 class Page:
     """A unit's account while it is read: one ledger row per hand asked for and per sample without any.

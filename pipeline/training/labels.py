@@ -2,12 +2,13 @@
 
 import reprlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.records import MAX_HANDS
 
 _LARGEST = 1e6  # of any number in a label: metres, radians or pixels
 
@@ -37,11 +38,13 @@ def hand_count(key: str, label: Any) -> int:
     """Return how many hands a sample's label has.
 
     Raises:
-        DataError: the label is no object with a list of hands.
+        DataError: the label is no object with a list of hands, or the list is too long.
     """
     hands = label.get("hands") if isinstance(label, dict) else None
     if not isinstance(hands, list):
         raise DataError("bad label", f"{key}: `hands` must be a list, it is {reprlib.repr(hands)}")
+    if len(hands) > MAX_HANDS:
+        raise DataError("too many hands", f"{key}: {len(hands)} in one image; at most {MAX_HANDS}")
     return len(hands)
 
 
@@ -57,9 +60,14 @@ def hand_model_of(key: str, label: Any) -> str | None:
         DataError: it is no name.
     """
     name = label.get("hand_model") if isinstance(label, dict) else None
-    if name is not None and not isinstance(name, str):
+    if name is not None and not is_text(name):
         raise DataError("bad label", f"{key}: hand_model must be a name, it is {reprlib.repr(name)}")
     return name
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Say whether this is text that can be written down; JSON can also hold halves of characters."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def fingertip_vertices_of(key: str, label: Any) -> tuple[int, ...] | None:
@@ -93,12 +101,12 @@ def hand_label(key: str, label: Any, hand_index: int) -> HandLabel:
     side = entry.get("side")
     if side not in ("left", "right"):
         raise DataError("bad label", f"{where}: side must be left or right, it is {reprlib.repr(side)}")
-    joints_3d = _numbers(where, entry, "joints_3d", 21, 3)
+    joints_3d = numbers_of(where, entry, "joints_3d", 21, 3)
     has_mano, pose, betas = _mano(where, entry)
     return HandLabel(
-        bbox=_or_zeros(_numbers(where, entry, "bbox", 4, required=True), 4),
+        bbox=_or_zeros(numbers_of(where, entry, "bbox", 4, required=True), 4),
         left=side == "left",
-        joints_2d=_or_zeros(joints_2d := _numbers(where, entry, "joints_2d", 21, 2), 21, 2),
+        joints_2d=_or_zeros(joints_2d := numbers_of(where, entry, "joints_2d", 21, 2), 21, 2),
         has_joints_2d=joints_2d is not None,
         joints_3d=_or_zeros(None if joints_3d is None else joints_3d - joints_3d[0], 21, 3),
         has_joints_3d=joints_3d is not None,
@@ -117,14 +125,14 @@ def _mano(where: str, entry: dict[str, Any]) -> tuple[bool, NDArray[np.float32],
     if not isinstance(mano, dict):
         raise DataError("bad label", f"{where}: mano is a {type(mano).__name__}, not an object")
     global_orient, hand_pose, betas = (
-        _or_zeros(_numbers(where, mano, name, count, required=True, path="mano."), count)
+        _or_zeros(numbers_of(where, mano, name, count, required=True, path="mano."), count)
         for name, count in (("global_orient", 3), ("hand_pose", 45), ("betas", 10))
     )
     return True, np.concatenate([global_orient, hand_pose]).reshape(16, 3), betas
 
 
 def _visible(where: str, entry: dict[str, Any]) -> NDArray[np.int8]:
-    values = _numbers(where, entry, "visible", 21, kinds="iub")
+    values = numbers_of(where, entry, "visible", 21, kinds="iub")
     if values is None:
         return np.full(21, -1, np.int8)
     if not np.isin(values, (0, 1)).all():
@@ -133,13 +141,13 @@ def _visible(where: str, entry: dict[str, Any]) -> NDArray[np.int8]:
 
 
 def _weight(where: str, entry: dict[str, Any]) -> float:
-    value = _numbers(where, entry, "weight")
+    value = numbers_of(where, entry, "weight")
     if value is not None and value < 0:
         raise DataError("bad label", f"{where}: weight {float(value)} is negative")
     return 1.0 if value is None else float(value)
 
 
-def _numbers(
+def numbers_of(
     where: str,
     entry: dict[str, Any],
     name: str,
@@ -148,7 +156,11 @@ def _numbers(
     kinds: str = "iuf",
     path: str = "",
 ) -> NDArray[np.float64] | None:
-    """Read a field of numbers, None where it is absent; `path` is what stands before its name in messages."""
+    """Read a field of numbers, None where it is absent; `path` is what stands before its name in messages.
+
+    Raises:
+        DataError: it holds something else, another number of them, or numbers beyond 1e6.
+    """
     value = entry.get(name)
     if value is None:
         if required:

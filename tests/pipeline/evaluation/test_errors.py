@@ -16,10 +16,13 @@ from model.mano.synthetic import synthetic_hand
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.matching import match_units
 from pipeline.evaluation.report import headlines
-from pipeline.evaluation.summary import read_errors, summarise, to_json
+from pipeline.evaluation.summary import measured_units, read_errors, summarise, to_json
 from pipeline.inputs import find_inputs
+from pipeline.sinks.parts import Part
 from tests.pipeline.evaluation.annotated import Hand, annotate
 from tests.pipeline.evaluation.measured import MeasuredOutput, copy, measure
+from tests.training_shards import Change, changed, label
+from tests.training_shards import hand as hand_field
 
 Label = dict[str, Any]
 
@@ -151,6 +154,65 @@ def test_labels_without_a_truth_or_none_at_all_are_counted_apart(shards: Path, t
     summary = summarise(measured.output, measured.units, 0)
     assert summary.evaluated + len(apart["no_truth"]) + 2 == len(rows)
     assert summary.reasons == {"bad label": 2}
+
+
+def crowd(data: bytes) -> bytes:
+    found = json.loads(data)
+    return json.dumps(found | {"hands": found["hands"] + [{}] * 1000}).encode()
+
+
+ODD: dict[str, tuple[Change, str | None]] = {
+    "an index beyond 64 bits": (label("index", 2**70), None),
+    "half a character for a sequence": (label("sequence", "\ud800"), None),
+    "half a character for a hand model": (label("hand_model", "\ud800"), "hand_model must be a name"),
+    "a wrist of 400 digits": (hand_field("root_3d", [10**400, 0, 1]), "root_3d must be 3 numbers"),
+    "a mesh of words": (hand_field("vertices", [["0"] * 3] * 778), "vertices must be 778x3 numbers"),
+    "more hands than a picture has": (crowd, "at most 1000"),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), ODD.values(), ids=ODD)
+def test_an_odd_label_costs_no_other_one(
+    shards: Path, tmp_path: Path, change: Change, says: str | None
+) -> None:
+    first = min(shards.glob("*.tar"))
+    (tmp_path / "odd").mkdir()
+    changed(first, tmp_path / "odd" / first.name, {"00000003.json": change})
+    rows = errors(measure(tmp_path / "odd", annotate(shards, tmp_path / "predictions"), tmp_path / "out"))
+    assert {row["key"] for row in rows} == {f"{number:08d}" for number in range(12)}
+    (reason,) = [row["reason"] for row in rows if row["status"] == "rejected"] or [None]
+    assert says in reason if says else reason is None
+
+
+def test_labels_round_the_wrist_say_no_place(shards: Path, tmp_path: Path) -> None:
+    """Those of pseudo-labels without a camera: the wrist of such joints is the origin of nothing."""
+
+    def round_the_wrist(label: Label) -> None:
+        for hand in label["hands"]:
+            root = np.array(hand.pop("root_3d"))
+            for name in ("joints_3d", "vertices"):
+                hand[name] = (np.array(hand[name]) - root).tolist()
+
+    def placed(_key: str, hand: Hand) -> Hand:
+        return replace(hand, wrist=np.array([0.0, 0.0, 0.5]))
+
+    changed = relabelled(shards, tmp_path / "changed", round_the_wrist)
+    rows = errors(measure(changed, annotate(shards, tmp_path / "predictions", placed), tmp_path / "out"))
+    assert all(row["mpjpe_mm"] < 0.02 for row in rows)
+    assert all(row["translation_error_mm"] is row["root"] is None for row in rows)
+
+
+def test_errors_of_what_was_annotated_anew_are_measured_anew(shards: Path, tmp_path: Path) -> None:
+    measured = measure(shards, annotate(shards, tmp_path / "predictions"), tmp_path / "out")
+
+    def current(parts: dict[str, Part]) -> set[str]:
+        return measured_units(measured.output, measured.units, parts, measured.measurement.fingerprint)
+
+    first, *others = measured.parts
+    assert current(measured.parts) == measured.parts.keys()
+    # Another file in the place of the annotated one, with as many hands.
+    anew = {first: replace(measured.parts[first], unit_version="another")}
+    assert current(measured.parts | anew) == set(others)
 
 
 def test_units_of_which_nothing_was_predicted_are_measured_as_missing(shards: Path, tmp_path: Path) -> None:

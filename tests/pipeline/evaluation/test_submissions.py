@@ -17,6 +17,7 @@ from tests.datasets.truth import write_mano
 from tests.pipeline.datasets.prepared import prepare
 from tests.pipeline.evaluation.annotated import Change, Hand, annotate, unchanged
 from tests.pipeline.evaluation.measured import measure
+from tests.training_shards import changed, label
 
 
 def submit(
@@ -153,15 +154,32 @@ def test_dexycbs_lines_are_index_and_millimetres(tmp_path: Path) -> None:
     assert all(np.abs(found[index] - 1000 * hand.joints).max() < 1e-3 for index, hand in expected.items())
 
 
-def test_labels_that_are_in_no_benchmarks_order_make_no_submission(shards: Path, tmp_path: Path) -> None:
+def refused(shards: Path, dataset: str, tmp_path: Path) -> str:
     predictions = annotate(shards, tmp_path / "predictions")
-    measured = measure(shards, predictions, tmp_path / "out", "dexycb")
-    with pytest.raises(NoSubmission, match="two hands have the index"):
+    measured = measure(shards, predictions, tmp_path / "out", dataset)
+    with pytest.raises(NoSubmission) as refusal:
         write_submission(
             measured.output,
-            "dexycb",
+            dataset,
             predictions=str(predictions),
             units=measured.units,
             parts=measured.parts,
             poser=None,
         )
+    return str(refusal.value)
+
+
+def test_labels_that_are_in_no_benchmarks_order_make_no_submission(shards: Path, tmp_path: Path) -> None:
+    assert "two hands have the index" in refused(shards, "dexycb", tmp_path)
+
+
+def test_one_index_beyond_a_benchmark_does_not_make_the_list_as_long(tmp_path: Path) -> None:
+    models = load_hand_models(str(write_mano(tmp_path / "mano")))
+    prepare(
+        "freihand", freihand.build(tmp_path / "root", truth=True), "evaluation", tmp_path / "good", models
+    )
+    (good,) = (tmp_path / "good").glob("*.tar")
+    (tmp_path / "shards").mkdir()
+    last = f"evaluation/rgb/{1:08d}.json"
+    changed(good, tmp_path / "shards" / good.name, {last: label("index", 10**12)})
+    assert "the benchmark has 3960 pictures" in refused(tmp_path / "shards", "freihand", tmp_path)
