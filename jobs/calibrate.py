@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from jobs import evaluate, record
-from jobs.console import say
+from jobs.console import say, some
 from jobs.evaluate import annotated_parts, labelled_shards
 from jobs.model_choice import SHIPPED, read_weights, weights_of
 from jobs.options import option, require_least
@@ -150,7 +150,7 @@ def _weights(options: Options, predicted: Predicted, output: str) -> _Weights | 
         )
     name = storage.name_of(storage.canonical(options.weights.removeprefix(SHIPPED))).rpartition(".")
     uri = storage.join(output, f"{name[0] or name[2]}.safetensors")
-    if uri == storage.canonical(options.weights):
+    if storage.resolved(uri) == storage.resolved(options.weights):
         raise ConfigError(
             f"--output {options.output}: the calibrated copy would replace --weights; use another"
         )
@@ -184,12 +184,12 @@ def _learn(options: Options, predicted: Predicted, graded: GradedHands) -> tuple
     names = _names(predicted)
     shown = [HeldOut("heatmap peak mass, before", graded.peak_mass, None)]
     curves = []
-    for some in names:
-        features = graded.features[:, : len(some)]
-        curves.append(fit_curve(features, graded.errors_mm, options.threshold_mm, some))
-        confidence, expected = held_out(features, graded.errors_mm, graded.folds, options.threshold_mm, some)
+    for used in names:
+        features = graded.features[:, : len(used)]
+        curves.append(fit_curve(features, graded.errors_mm, options.threshold_mm, used))
+        confidence, expected = held_out(features, graded.errors_mm, graded.folds, options.threshold_mm, used)
         shown.append(
-            HeldOut("calibrated" if some is names[0] else "calibrated, with --tta", confidence, expected)
+            HeldOut("calibrated" if used is names[0] else "calibrated, with --tta", confidence, expected)
         )
     conventions = predicted.job["conventions"]
     calibration = Calibration(
@@ -199,7 +199,7 @@ def _learn(options: Options, predicted: Predicted, graded: GradedHands) -> tuple
         hand_model=predicted.job["hand_model"],
         boxes=origin_of(predicted.job["content"]["boxes"]),
         crop_rule=conventions["crop_rule"],
-        learnt_on=", ".join(sorted(storage.redacted(uri) for uri in options.data)),
+        learnt_on=some(sorted(storage.redacted(uri) for uri in options.data)),
         hands=len(graded.errors_mm),
         curves=tuple(curves),
     )

@@ -116,17 +116,38 @@ class Curve:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Curve":
-        """Reads one of the curves of `Calibration.to_json`."""
+        """Reads one of the curves of `Calibration.to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        features = tuple(content["features"])
+        if unknown := set(features) - FEATURES.keys():
+            raise ValueError(f"features {', '.join(sorted(unknown))}")
+
+        def line(name: str, count: int) -> tuple[float, ...]:
+            values = tuple(float(value) for value in content[name])
+            if len(values) != count or not np.isfinite(values).all():
+                raise ValueError(f"{name} must be {count} finite numbers")
+            return values
+
+        lows, highs, means, scales, weights = (
+            line(name, len(features)) for name in ("lows", "highs", "means", "scales", "weights")
+        )
+        knots = max(1, len(content["knots_confidence"]))
+        bias = float(content["bias"])
+        if not np.isfinite(bias):
+            raise ValueError("bias must be a finite number")
         return cls(
-            features=tuple(content["features"]),
-            lows=tuple(content["lows"]),
-            highs=tuple(content["highs"]),
-            means=tuple(content["means"]),
-            scales=tuple(content["scales"]),
-            weights=tuple(content["weights"]),
-            bias=content["bias"],
-            knots_confidence=tuple(content["knots_confidence"]),
-            knots_error_mm=tuple(content["knots_error_mm"]),
+            features=features,
+            lows=lows,
+            highs=highs,
+            means=means,
+            scales=scales,
+            weights=weights,
+            bias=bias,
+            knots_confidence=line("knots_confidence", knots),
+            knots_error_mm=line("knots_error_mm", knots),
         )
 
     def confidence(self, features_NF: Floats) -> Floats:
@@ -204,12 +225,12 @@ class Calibration:
         """
         try:
             curves = tuple(Curve.from_json(curve) for curve in content["curves"])
-            unknown = {name for curve in curves for name in curve.features} - FEATURES.keys()
-            if unknown:
-                raise ValueError(f"features {', '.join(sorted(unknown))}")
+            if all(set(curve.features) & set(_BY_TTA) for curve in curves):
+                raise ValueError("no curve without --tta")
             if content["boxes"] not in _ORIGINS:
                 raise ValueError(f"boxes {content['boxes']}")
-            return cls(**{**content, "curves": curves})
+            known = {"threshold_mm": float(content["threshold_mm"]), "hands": int(content["hands"])}
+            return cls(**{**content, **known, "curves": curves})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"the calibration inside the weights cannot be read ({error}); run `handocc calibrate` anew"

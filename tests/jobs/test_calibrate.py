@@ -21,7 +21,7 @@ from model.mano.synthetic import synthetic_hand
 from model.weights import LoadedWeights, add_calibration, load_weights, random_weights, save_weights
 from pipeline import local
 from pipeline.annotation import Annotation
-from pipeline.calibration import Calibration, beside
+from pipeline.calibration import Calibration, Curve, beside
 from pipeline.errors import ConfigError
 from tests.pipeline.evaluation.annotated import Hand, annotate
 from tests.pipeline.test_flow import WORKERS, job
@@ -185,7 +185,7 @@ def test_a_calibration_is_learnt_shown_kept_in_the_weights_and_written_by_annota
     pseudo = labelled_shards(tmp_path / "pseudo", "pseudo")
     assert calibrate(predictions, pseudo, tmp_path / "of-pseudo") == 2
     said = capsys.readouterr().err
-    assert "note: taken for what was annotated elsewhere" in said
+    assert "note: taken for what was annotated, by name" in said
     assert "holds pseudo-labels, which are no truth to learn from" in said
 
 
@@ -334,7 +334,10 @@ def test_a_second_look_is_another_job() -> None:
 
 
 def test_weights_whose_tensors_are_not_the_calibrations_are_refused(weights: Path, tmp_path: Path) -> None:
-    of_others = Calibration(10.0, "a" * 64, "tiny", synthetic_hand().name, "given", RULE, "shards", 200, ())
+    one = (1.0,)
+    curve = Curve(("peak_mass",), one, one, one, one, one, 0.0, one, one)
+    about = ("tiny", synthetic_hand().name, "given", RULE, "shards", 200, (curve,))
+    of_others = Calibration(10.0, "a" * 64, *about)
     data = add_calibration(
         weights.read_bytes(), beside({}, of_others), config=None, hand_model_name=synthetic_hand().name
     )

@@ -1,6 +1,7 @@
 """What is learnt of quality columns: probabilities that are right, errors that fall, and refusals."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,9 +177,18 @@ def test_a_calibration_of_something_else_is_refused(other: dict[str, str], says:
 
 def test_a_calibration_that_cannot_be_read_is_one_line() -> None:
     content = calibration().to_json()
-    content["curves"] = [{**content["curves"][0], "features": ["colour"]}]
+    plain, second_look = content["curves"]
+    content["curves"] = [{**plain, "features": ["colour"]}]
     with pytest.raises(ConfigError, match="did not tell given boxes from found ones"):
         choose(calibration().to_json(), GIVEN)
-    for broken in (content, {}, {"curves": 3}, {**calibration().to_json(), "boxes": "dreamt"}):
+    curves: list[list[dict[str, Any]]] = [
+        [],
+        [second_look],
+        [{**plain, "knots_confidence": [], "knots_error_mm": []}],
+        [{**plain, "weights": plain["weights"][1:]}],
+        [{**plain, "bias": float("nan")}],
+    ]
+    others = [{**content, "curves": of_these} for of_these in curves]
+    for broken in (content, *others, {}, {"curves": 3}, {**calibration().to_json(), "boxes": "dreamt"}):
         with pytest.raises(ConfigError, match="run `handocc calibrate` anew"):
             Calibration.from_json(broken)
