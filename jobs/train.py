@@ -69,7 +69,8 @@ class Options:
     )
     trunk: str | None = option(None, help="start the trunk from torchvision's ResNet-50 (ImageNet)")
     mano: str | None = option(
-        None, help="MANO_RIGHT.pkl or synthetic; default: synthetic where the shards are"
+        None,
+        help="MANO_RIGHT.pkl, the authors' checkpoint or synthetic; default: synthetic where the shards are",
     )
     workers: str | None = option(
         None, help="N, or MIN:MAX to grow and shrink; default: one per GPU, else one"

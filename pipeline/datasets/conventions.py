@@ -64,12 +64,6 @@ def pose_from_pca(coefficients: ArrayLike, hand_model: HandModel) -> Floats:
     )
 
 
-def project(points: Floats, camera: Floats) -> Floats:
-    """Returns pixels (..., 2) of points (..., 3) before a camera (fx, fy, cx, cy)."""
-    pixels: Floats = points[..., :2] / points[..., 2:] * camera[:2] + camera[2:]
-    return pixels
-
-
 def camera_of(intrinsics: ArrayLike) -> Floats:
     """Returns (fx, fy, cx, cy) of a 3x3 matrix."""
     matrix = np.asarray(intrinsics, np.float64).reshape(3, 3)

@@ -7,7 +7,8 @@ from numpy.typing import ArrayLike
 
 from model.crop import bbox_of_joints
 from model.mano.joints import FINGERTIP_VERTICES
-from pipeline.datasets.conventions import Floats, project
+from pipeline.camera import project
+from pipeline.datasets.conventions import Floats
 from pipeline.errors import DataError
 from pipeline.synthesis.labels import Label, to_json
 

@@ -82,8 +82,8 @@ def _below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo
     """Yields what lies below a folder; links to folders are followed, but not back to one of those `above`."""
     try:
         here, entries = asked(functools.partial(_entries, folder), str(folder))
-    except FileNotFoundError:
-        return
+    except (FileNotFoundError, NotADirectoryError):
+        return  # as of a bucket, where nothing lies below a file
     for path, is_directory in entries if here not in above else ():
         if is_directory:
             yield from _below(Path(path), above | {here})
