@@ -189,6 +189,15 @@ def test_a_calibration_is_learnt_shown_kept_in_the_weights_and_written_by_annota
     assert "holds pseudo-labels, which are no truth to learn from" in said
 
 
+def of_given_boxes(tensors_sha256: str) -> Calibration:
+    """A calibration that says next to nothing."""
+    one = (1.0,)
+    curve = Curve(("peak_mass",), one, one, one, one, one, 0.0, one, one)
+    return Calibration(
+        10.0, tensors_sha256, "tiny", synthetic_hand().name, "given", RULE, "others", 200, (curve,)
+    )
+
+
 @pytest.mark.ray
 def test_what_is_learnt_of_found_hands_stands_beside_what_is_known_of_given_ones(
     labelled: Path, weights: Path, tmp_path: Path
@@ -214,9 +223,7 @@ def test_what_is_learnt_of_found_hands_stands_beside_what_is_known_of_given_ones
         tensors_sha256=own.tensors_sha256,
         boxes="detect max_hands=8",
     )
-    given = Calibration(
-        10.0, own.tensors_sha256, "tiny", synthetic_hand().name, "given", RULE, "others", 200, ()
-    )
+    given = of_given_boxes(own.tensors_sha256)
     knows = tmp_path / "knows.safetensors"
     knows.write_bytes(
         add_calibration(
@@ -334,12 +341,9 @@ def test_a_second_look_is_another_job() -> None:
 
 
 def test_weights_whose_tensors_are_not_the_calibrations_are_refused(weights: Path, tmp_path: Path) -> None:
-    one = (1.0,)
-    curve = Curve(("peak_mass",), one, one, one, one, one, 0.0, one, one)
-    about = ("tiny", synthetic_hand().name, "given", RULE, "shards", 200, (curve,))
-    of_others = Calibration(10.0, "a" * 64, *about)
+    of_others = beside({}, of_given_boxes("a" * 64))
     data = add_calibration(
-        weights.read_bytes(), beside({}, of_others), config=None, hand_model_name=synthetic_hand().name
+        weights.read_bytes(), of_others, config=None, hand_model_name=synthetic_hand().name
     )
     with pytest.raises(ConfigError, match="learnt with weights aaaa"):
         replace(job(), weights=load_weights(data))
