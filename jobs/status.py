@@ -58,7 +58,8 @@ def run(options: Options) -> int:
     for line in spoilt:
         print(line)
     if len(done) < len(units) or not units or spoilt or not is_planned:
-        print("not complete: the command that job.json names continues")
+        left = {unit.input for unit in units if unit.unit_id not in done}
+        print(f"not complete: {record.way_to_the_end(job, left)}")
         return exits.INTERRUPTED
     return exits.REJECTS if total.rejects else exits.DONE
 
